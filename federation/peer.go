@@ -1,0 +1,85 @@
+package federation
+
+import (
+	"crypto/ed25519"
+	"time"
+)
+
+// State is what the operator has decided about a peer. Whether its link is up
+// is another matter, and link's.
+type State string
+
+// The states of a peer. Only StateActive lets anything cross.
+const (
+	// StatePending waits for `yggate peer approve`.
+	StatePending State = "pending"
+	// StateActive may link and exchange what its policy allows.
+	StateActive State = "active"
+	// StatePaused is kept, with its claims, but nothing crosses.
+	StatePaused State = "paused"
+	// StateBlocked refuses the grid by key for good; nothing re-adds it but
+	// the operator.
+	StateBlocked State = "blocked"
+	// StateRemoved is a tombstone: the grid was a peer and may be invited again.
+	StateRemoved State = "removed"
+)
+
+// Peer is another grid as it is known here. Peers that a Directory gives out are
+// shared and never changed: a change makes a new one.
+type Peer struct {
+	ID   GridID
+	Name string            // this operator's own name for it, unique here
+	Key  ed25519.PublicKey // its current grid key; the first one until it rotates
+	// State is the operator's decision.
+	State State
+	// Descriptor is the newest one accepted from the grid, nil before the first.
+	Descriptor *Descriptor
+	// Policy is what this peer may do, configuration applied.
+	Policy  Policy
+	Created time.Time
+}
+
+// Claim binds a domain to a grid for one protocol.
+type Claim struct {
+	Protocol Protocol    `json:"protocol"`
+	Domain   string      `json:"domain"` // normalised, see NormalizeDomain
+	Grid     GridID      `json:"grid"`
+	Status   ClaimStatus `json:"status"`
+}
+
+// ClaimStatus says whether a claim is honoured.
+type ClaimStatus string
+
+// A domain has at most one active claim. The first approved holds it; a later
+// claimant is in conflict until the operator decides with `yggate domain assign`.
+const (
+	ClaimActive   ClaimStatus = "active"
+	ClaimPending  ClaimStatus = "pending"
+	ClaimConflict ClaimStatus = "conflict"
+)
+
+// Policy is what one peer may do and how much of it. The zero Policy allows
+// nothing.
+type Policy struct {
+	Allow  map[Protocol]bool
+	Limits Limits
+}
+
+// Limits bound what one peer can make this gateway do. Each is per peer.
+type Limits struct {
+	MessagesPerSecond float64       // items taken from the peer, sustained
+	Burst             int           // items taken at once beyond that
+	BytesPerSecond    int64         // bytes taken from the peer, sustained
+	Streams           int           // concurrent streams on its link
+	QueueItems        int           // items held for it here
+	QueueBytes        int64         // bytes held for it here
+	TTL               time.Duration // how long an item for it may wait
+}
+
+// DefaultLimits are what a peer gets where the configuration says nothing.
+func DefaultLimits() Limits {
+	return Limits{
+		MessagesPerSecond: 2000, Burst: 20000, BytesPerSecond: 32 << 20,
+		Streams: 64, QueueItems: 100_000, QueueBytes: 1 << 30, TTL: 7 * 24 * time.Hour,
+	}
+}
