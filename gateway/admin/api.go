@@ -1,0 +1,142 @@
+// Package admin is how the commands speak to a running gateway: HTTP and JSON on
+// a unix socket that only the gateway's own user can reach. It has the messages,
+// the client and the socket; what the requests do is the gateway's.
+package admin
+
+import (
+	"time"
+
+	"github.com/yggate/yggate/transports"
+)
+
+// Status is the gateway at one moment.
+type Status struct {
+	Version string    `json:"version"`
+	Grid    string    `json:"grid"`
+	Name    string    `json:"name"`
+	Started time.Time `json:"started"`
+	// Role is "primary" while the edge may run, "standby" otherwise.
+	Role  string `json:"role"`
+	Epoch uint64 `json:"epoch,omitempty"`
+	// Edge says whether transports, links and adapters run now.
+	Edge       bool                `json:"edge"`
+	Domains    map[string][]string `json:"domains"`
+	Transports []transports.Status `json:"transports"`
+	Peers      []Peer              `json:"peers"`
+	Streams    []Stream            `json:"streams"`
+	Conflicts  []Domain            `json:"conflicts,omitempty"`
+	Leaves     []Leaf              `json:"leaves"`
+	Warnings   []string            `json:"warnings,omitempty"`
+}
+
+// Peer is another grid, as decided and as it is now.
+type Peer struct {
+	Name        string   `json:"name"`
+	Grid        string   `json:"grid"`
+	Fingerprint string   `json:"fingerprint"`
+	State       string   `json:"state"`
+	Title       string   `json:"title,omitempty"` // what the grid calls itself
+	Allow       []string `json:"allow"`
+	Domains     []Domain `json:"domains,omitempty"`
+	// Stale says that the newest descriptor is past its date; it still counts.
+	Stale   bool      `json:"stale,omitempty"`
+	Created time.Time `json:"created"`
+	Nodes   []string  `json:"nodes,omitempty"`
+
+	Up        bool          `json:"up"`
+	Link      string        `json:"link,omitempty"` // the link's own state
+	LastHeard time.Time     `json:"last_heard,omitzero"`
+	RTT       time.Duration `json:"rtt_ns,omitempty"`
+	Transport string        `json:"transport,omitempty"`
+	Address   string        `json:"address,omitempty"`
+	LastError string        `json:"last_error,omitempty"`
+}
+
+// Stream is one s2s stream with the local XMPP server.
+type Stream struct {
+	Dir   string    `json:"dir"` // in: from the local server
+	From  string    `json:"from"`
+	To    string    `json:"to"`
+	State string    `json:"state,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+	Auth  string    `json:"auth,omitempty"`
+}
+
+// Leaf is a certificate that this node shows, and when it ends.
+type Leaf struct {
+	Address string    `json:"address"`
+	Expires time.Time `json:"expires"`
+}
+
+// Domain is one claim.
+type Domain struct {
+	Protocol string `json:"protocol"`
+	Domain   string `json:"domain"`
+	Peer     string `json:"peer"` // petname; "(own)" for this grid's own
+	Grid     string `json:"grid"`
+	Status   string `json:"status"`
+}
+
+// InviteRequest asks for an invite.
+type InviteRequest struct {
+	Name   string        `json:"name"`
+	Expect []string      `json:"expect"`
+	TTL    time.Duration `json:"ttl_ns"`
+}
+
+// Invite is the string that one operator gives another.
+type Invite struct {
+	Name    string    `json:"name"`
+	Invite  string    `json:"invite"`
+	Expires time.Time `json:"expires"`
+	// Reachable is false when the invite names no peering for the other side.
+	Reachable bool `json:"reachable"`
+}
+
+// AcceptRequest carries an invite and the name for the grid it comes from.
+type AcceptRequest struct {
+	Invite string `json:"invite"`
+	Name   string `json:"name"`
+}
+
+// Preview is what an invite says before anything is changed.
+type Preview struct {
+	Grid        string    `json:"grid"`
+	Fingerprint string    `json:"fingerprint"`
+	Name        string    `json:"name"`
+	Peering     string    `json:"peering,omitempty"`
+	Node        string    `json:"node"`
+	Expires     time.Time `json:"expires"`
+	Domains     []Domain  `json:"domains"`
+	// Known is this operator's name for the grid, when it is a peer already.
+	Known string `json:"known,omitempty"`
+}
+
+// DomainRequest decides who holds a domain.
+type DomainRequest struct {
+	Protocol string `json:"protocol"`
+	Domain   string `json:"domain"`
+	Peer     string `json:"peer"`
+}
+
+// Route is how an address would be treated, hop by hop.
+type Route struct {
+	Address string `json:"address"`
+	Hops    []Hop  `json:"hops"`
+	OK      bool   `json:"ok"`
+}
+
+// Hop is one decision on the way; the first that is not OK is where it ends.
+type Hop struct {
+	Step string `json:"step"`
+	OK   bool   `json:"ok"`
+	Text string `json:"text"`
+	Fix  string `json:"fix,omitempty"`
+}
+
+// Done says what a request changed and, where there is one, the next step.
+type Done struct {
+	Done string   `json:"done"`
+	Next string   `json:"next,omitempty"`
+	More []string `json:"more,omitempty"`
+}
