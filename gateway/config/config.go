@@ -67,9 +67,11 @@ type Mesh struct {
 
 // XMPP is the local XMPP server and how it and the gateway meet.
 type XMPP struct {
-	// Domains are this grid's own: the server's hosts and its MUC and other
-	// subdomains, normalised.
+	// Domains are this grid's own, those of users first: the server's virtual
+	// hosts, normalised.
 	Domains []string `yaml:"domains"`
+	// MUC are the domains of its group chat and other services, normalised.
+	MUC []string `yaml:"muc"`
 	// Server is where the local server takes s2s connections, as HOST:PORT.
 	Server string `yaml:"server" env:"YGGATE_XMPP_SERVER"`
 	// Listen is where the gateway takes s2s connections of the local server.
@@ -257,7 +259,7 @@ func (l Limits) apply(to *federation.Limits) {
 func (c *Config) Own() map[federation.Protocol][]string {
 	own := map[federation.Protocol][]string{}
 	if c.XMPP != nil {
-		own[federation.XMPP] = slices.Clone(c.XMPP.Domains)
+		own[federation.XMPP] = slices.Concat(c.XMPP.Domains, c.XMPP.MUC)
 	}
 	return own
 }

@@ -17,7 +17,7 @@ type Example struct {
 	Name, State                      string
 	MeshPeers, MeshListen, Advertise []string
 	Multicast                        bool
-	Domains                          []string
+	Domains, MUC                     []string
 	Server, Listen                   string
 	DNS                              string // empty for hosts mode
 	Metrics                          string // empty for none
@@ -27,8 +27,8 @@ type Example struct {
 func ExampleDefaults() Example {
 	return Example{
 		Name: "riverside", State: "/var/lib/yggate",
-		Domains: []string{"a.grid", "muc.a.grid"},
-		Server:  "127.0.0.1:5269", Listen: "127.0.10.11:5269", DNS: "127.0.10.53:53",
+		Domains: []string{"a.grid"}, MUC: []string{"muc.a.grid"},
+		Server: "127.0.0.1:5269", Listen: "127.0.10.11:5269", DNS: "127.0.10.53:53",
 	}
 }
 

@@ -141,24 +141,11 @@ func hostPort(s string) (uint16, error) {
 
 func (x *XMPP) validate(r *reader) {
 	if len(x.Domains) == 0 && !r.failed("xmpp.domains") {
-		r.failAt("xmpp.domains", "is missing; list your server's domains and its MUC and other subdomains, as in [a.grid, muc.a.grid]")
+		r.failAt("xmpp.domains", "is missing; list the domains of your server's users, as in [a.grid]")
 	}
 	seen := map[string]bool{}
-	for i, d := range x.Domains {
-		at := fmt.Sprintf("xmpp.domains[%d]", i)
-		if r.failed(at) {
-			continue
-		}
-		norm, err := federation.NormalizeDomain(d)
-		switch {
-		case err != nil:
-			r.failAt(at, "%v", err)
-		case seen[norm]:
-			r.failAt(at, "%q stands here a second time", norm)
-		}
-		seen[norm] = true
-		x.Domains[i] = norm
-	}
+	r.domains("xmpp.domains", x.Domains, seen)
+	r.domains("xmpp.muc", x.MUC, seen)
 	if !r.failed("xmpp.server") {
 		if x.Server == "" {
 			r.failAt("xmpp.server", "is missing; say where your XMPP server takes s2s connections, as in 127.0.0.1:5269")
@@ -178,6 +165,25 @@ func (x *XMPP) validate(r *reader) {
 	}
 	if x.MaxStanza != 0 && (x.MaxStanza < minStanza || x.MaxStanza > maxStanza) {
 		r.failAt("xmpp.max_stanza", "must be between 10000B and 10MiB")
+	}
+}
+
+// domains normalises a list in place and refuses what stands twice.
+func (r *reader) domains(key string, list []string, seen map[string]bool) {
+	for i, d := range list {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		if r.failed(at) {
+			continue
+		}
+		norm, err := federation.NormalizeDomain(d)
+		switch {
+		case err != nil:
+			r.failAt(at, "%v", err)
+		case seen[norm]:
+			r.failAt(at, "%q stands here a second time", norm)
+		}
+		seen[norm] = true
+		list[i] = norm
 	}
 }
 
