@@ -118,3 +118,10 @@ func NormalizeClaim(proto Protocol, name string) (string, error) {
 	}
 	return "", fmt.Errorf("protocol %q has no domains to claim", proto)
 }
+
+// claimIsBelow says whether the claimed domain is parent or below it, whatever
+// the port of a Matrix server name.
+func (c Claim) claimIsBelow(parent string) bool {
+	host, _, _ := strings.Cut(c.Domain, ":")
+	return IsSubdomain(host, parent)
+}
