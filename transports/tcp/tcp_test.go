@@ -1,0 +1,45 @@
+package tcp_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/yggate/yggate/transports"
+	"github.com/yggate/yggate/transports/tcp"
+	"github.com/yggate/yggate/transports/transporttest"
+)
+
+var nodes atomic.Int32
+
+// newNode has an address that no other node of this test run has.
+func newNode(t *testing.T, cfg tcp.Config) *tcp.Transport {
+	t.Helper()
+	n := nodes.Add(1)
+	cfg.IP = fmt.Sprintf("127.71.%d.%d", n/200, n%200+10)
+	tr, err := tcp.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+func TestConformance(t *testing.T) {
+	transporttest.Run(t, func(t *testing.T) (a, b transports.Transport) {
+		return newNode(t, tcp.Config{}), newNode(t, tcp.Config{})
+	})
+}
+
+func TestOnlyLoopback(t *testing.T) {
+	for _, ip := range []string{"", "localhost", "10.0.0.1", "::1", "128.0.0.1", "::ffff:127.0.0.1", "127.0.0.1%lo"} {
+		if _, err := tcp.New(tcp.Config{IP: ip}); err == nil || !strings.Contains(err.Error(), "127.0.0.0/8") {
+			t.Errorf("New with IP %q: %v", ip, err)
+		}
+	}
+	tr := newNode(t, tcp.Config{})
+	if _, err := tr.Dial(context.Background(), transports.Addr{Net: "tcp", Node: "192.0.2.1", Port: 80}); err == nil || !strings.Contains(err.Error(), "127.0.0.0/8") {
+		t.Errorf("dial off the machine: %v", err)
+	}
+}
