@@ -131,13 +131,13 @@ func testDialClosedPort(t *testing.T, p *pair) {
 
 func testDialNobody(t *testing.T, p *pair) {
 	nobody := p.b.Status().Self
-	// Another identity of the same form, which nobody has: the last digit differs.
-	last := nobody.Node[len(nobody.Node)-1]
-	other := byte('7')
-	if last == other {
-		other = '6'
+	// Another identity of the same form, which nobody has.
+	other := "7"
+	if strings.HasSuffix(nobody.Node[:len(nobody.Node)/2], other) {
+		other = "6"
 	}
-	nobody.Node = nobody.Node[:len(nobody.Node)-1] + string(other)
+	half := len(nobody.Node) / 2
+	nobody.Node = nobody.Node[:half-1] + other + nobody.Node[half:]
 	nobody.Port = p.port
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()

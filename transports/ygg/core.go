@@ -1,0 +1,76 @@
+package ygg
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"regexp"
+
+	"github.com/Arceliar/ironwood/encrypted"
+	"github.com/Arceliar/ironwood/network"
+	"github.com/yggdrasil-network/yggdrasil-go/src/address"
+	"github.com/yggdrasil-network/yggdrasil-go/src/config"
+	"github.com/yggdrasil-network/yggdrasil-go/src/core"
+	"github.com/yggdrasil-network/yggdrasil-go/src/multicast"
+)
+
+// queueSize is the limit of ironwood's send and receive queues, in bytes, and
+// with them of the largest message that a direct peer may send. core.New sets
+// 128 KiB, which at our MTU is four packets: a burst of TCP then loses its head
+// and the stream lives on retransmission time-outs.
+const queueSize = 512 << 10
+
+// newCore starts a node without peerings, its packet connection replaced by one
+// with a larger queue. core has no option for it, but embeds the connection as
+// an exported field and reads it anew on each use, so it may be exchanged as
+// long as nothing is peered. TestQueueSwap holds upstream to that.
+func newCore(key ed25519.PrivateKey, log *slog.Logger) (*core.Core, error) {
+	cert, err := selfSigned(key)
+	if err != nil {
+		return nil, fmt.Errorf("node certificate: %w", err)
+	}
+	c, err := core.New(cert, coreLog{log}, core.NodeInfoPrivacy(true))
+	if err != nil {
+		return nil, fmt.Errorf("start node: %w", err)
+	}
+	pc, err := encrypted.NewPacketConn(key,
+		network.WithBloomTransform(func(k ed25519.PublicKey) ed25519.PublicKey {
+			return address.SubnetForKey(k).GetKey()
+		}),
+		network.WithPeerMaxMessageSize(queueSize),
+	)
+	if err != nil {
+		c.Stop()
+		return nil, fmt.Errorf("open packet connection: %w", err)
+	}
+	stock := c.PacketConn
+	c.PacketConn = pc
+	if err := stock.Close(); err != nil {
+		c.Stop()
+		return nil, fmt.Errorf("close stock packet connection: %w", err)
+	}
+	return c, nil
+}
+
+// selfSigned is the certificate of TLS and QUIC peerings. It proves nothing:
+// nodes are authenticated by the session above.
+func selfSigned(key ed25519.PrivateKey) (*tls.Certificate, error) {
+	cfg := config.NodeConfig{PrivateKey: config.KeyBytes(key)}
+	if err := cfg.GenerateSelfSignedCertificate(); err != nil {
+		return nil, err
+	}
+	return cfg.Certificate, nil
+}
+
+// startMulticast announces the node on every local network and peers with the
+// nodes that announce themselves there.
+func startMulticast(c *core.Core, log *slog.Logger) (*multicast.Multicast, error) {
+	m, err := multicast.New(c, coreLog{log}, multicast.MulticastInterface{
+		Regex: regexp.MustCompile(".*"), Beacon: true, Listen: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start multicast discovery: %w", err)
+	}
+	return m, nil
+}

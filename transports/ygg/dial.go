@@ -1,0 +1,250 @@
+package ygg
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/yggate/yggate/transports"
+)
+
+const (
+	// warm is how recently a node must have been heard for a SYN to go out
+	// without waiting for an answer to a probe.
+	warm = 2 * time.Second
+	// blindAfter is when SYNs start to be tried at a node that answers no
+	// probes: it may be a stock one.
+	blindAfter = time.Second
+	// blindTime is how long such a try lasts, two SYNs. The netstack would
+	// space further ones ever wider.
+	blindTime = 2 * time.Second
+	// provenTime is how long a try lasts once the path has answered.
+	provenTime = 8 * time.Second
+	// answerGrace is how long a try that was under way when the answer came
+	// may still succeed before a fresh SYN replaces it.
+	answerGrace = 200 * time.Millisecond
+)
+
+// parseNode reads a node's name: the 64 hex digits of its public key.
+func parseNode(node string) (publicKey, error) {
+	b, err := hex.DecodeString(node)
+	if err != nil || len(b) != len(publicKey{}) || strings.ToLower(node) != node {
+		return publicKey{}, fmt.Errorf("node %.80q: want the 64 lower-case hex digits of its public key", node)
+	}
+	return publicKey(b), nil
+}
+
+// Dial opens a stream to a service of another node. It probes the node until it
+// answers and only then sends a SYN, so that the stream opens within a round
+// trip of the path; at nodes that answer no probe it tries SYNs as well.
+func (n *Node) Dial(ctx context.Context, to transports.Addr) (transports.Conn, error) {
+	c, err := n.dial(ctx, to)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", to, err)
+	}
+	return c, nil
+}
+
+func (n *Node) dial(ctx context.Context, to transports.Addr) (*conn, error) {
+	if to.Net != Network {
+		return nil, fmt.Errorf("network %q: this transport dials %q only", to.Net, Network)
+	}
+	if to.Port == 0 {
+		return nil, errors.New("port 0: name the port of the service")
+	}
+	key, err := parseNode(to.Node)
+	if err != nil {
+		return nil, err
+	}
+	if key == n.public {
+		return nil, errors.New("that is this node itself")
+	}
+	select {
+	case <-n.ready:
+	case <-n.ended:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, fmt.Errorf("node is not running: %w", ctx.Err())
+	}
+	r, release, err := n.table.hold(key)
+	if err != nil {
+		return nil, err
+	}
+	d := dialer{node: n, remote: r, port: to.Port, release: release}
+	c, err := d.run(ctx)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return c, nil
+}
+
+// dialer is one Dial in progress. At most one try is under way at a time.
+type dialer struct {
+	node    *Node
+	remote  *remote
+	port    uint16
+	release func()
+
+	tries  chan try
+	stop   context.CancelFunc // ends the try under way, nil when there is none
+	serial int                // of the latest try
+	proven bool               // the node has answered a probe, and a try relies on it
+}
+
+type try struct {
+	serial int
+	conn   *conn
+	err    error
+}
+
+func (d *dialer) run(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.tries = make(chan try)
+	answer := d.remote.nextAnswer()
+	if err := d.node.bridge.probe(d.remote, dialProbe); err != nil {
+		return nil, err
+	}
+	probe := time.NewTicker(dialProbe)
+	defer probe.Stop()
+	// next is when the try under way is given up for a fresh one.
+	next := time.NewTimer(blindAfter)
+	defer next.Stop()
+	if d.remote.heardWithin(warm) {
+		d.begin(ctx)
+		next.Reset(blindTime)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, d.why(ctx.Err())
+		case <-d.node.ended:
+			return nil, net.ErrClosed
+		case <-probe.C:
+			if d.proven {
+				continue
+			}
+			if err := d.node.bridge.probe(d.remote, dialProbe); err != nil {
+				return nil, err
+			}
+		case <-answer:
+			answer = nil
+			d.proven = true
+			if d.stop != nil {
+				next.Reset(answerGrace)
+			} else {
+				next.Reset(0)
+			}
+		case <-next.C:
+			d.begin(ctx)
+			if answer == nil {
+				// The answer is used up: the next try needs another.
+				next.Reset(provenTime)
+				answer = never
+				continue
+			}
+			d.proven = false
+			next.Reset(blindTime)
+			answer = d.remote.nextAnswer()
+		case t := <-d.tries:
+			if t.serial == d.serial {
+				return t.conn, t.err
+			}
+		}
+	}
+}
+
+// never is an answer that does not come.
+var never = make(chan struct{})
+
+// begin starts a try and ends the one before it.
+func (d *dialer) begin(ctx context.Context) {
+	if d.stop != nil {
+		d.stop()
+	}
+	d.serial++
+	serial := d.serial
+	ctx, d.stop = context.WithCancel(ctx)
+	go func() {
+		c, err := d.node.connect(ctx, d.remote, d.port, d.release)
+		select {
+		case d.tries <- try{serial, c, err}:
+		case <-ctx.Done():
+			if c != nil {
+				c.ep.Abort()
+			}
+		}
+	}()
+}
+
+// why says what the dial was waiting for when its time ran out.
+func (d *dialer) why(err error) error {
+	switch up := d.node.peeringsUp(); {
+	case up == 0:
+		return fmt.Errorf("no peering of this node is up: %w", err)
+	case d.proven || d.remote.heardWithin(warm):
+		return fmt.Errorf("node answers, but not on this port: %w", err)
+	}
+	return fmt.Errorf("node does not answer (it is down, or has not approved this node): %w", err)
+}
+
+// connect makes one TCP connection and waits for it until ctx is done.
+func (n *Node) connect(ctx context.Context, r *remote, port uint16, release func()) (*conn, error) {
+	var wq waiter.Queue
+	ep, terr := n.stack.NewEndpoint(tcp.ProtocolNumber, ipv6.ProtocolNumber, &wq)
+	if terr != nil {
+		return nil, fmt.Errorf("create endpoint: %s", terr)
+	}
+	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+	terr = ep.Connect(fullAddress(r.ip, port))
+	if _, started := terr.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-ctx.Done():
+			ep.Close()
+			return nil, ctx.Err()
+		case <-writable:
+		}
+		terr = ep.LastError()
+	}
+	if terr != nil {
+		ep.Close()
+		return nil, connectError(terr)
+	}
+	local, terr := ep.GetLocalAddress()
+	if terr != nil {
+		ep.Abort()
+		return nil, fmt.Errorf("local address: %s", terr)
+	}
+	c, err := n.newConn(&wq, ep, local.Port, r.key.addr(port), release)
+	if err != nil {
+		ep.Abort()
+		return nil, err
+	}
+	return c, nil
+}
+
+// connectError gives the netstack's errors the form that callers test for.
+func connectError(err tcpip.Error) error {
+	switch err.(type) {
+	case *tcpip.ErrConnectionRefused:
+		return fmt.Errorf("nothing listens on that port: %w", syscall.ECONNREFUSED)
+	case *tcpip.ErrTimeout:
+		return syscall.ETIMEDOUT
+	case *tcpip.ErrConnectionReset, *tcpip.ErrConnectionAborted:
+		return syscall.ECONNRESET
+	}
+	return errors.New(err.String())
+}

@@ -1,0 +1,223 @@
+package ygg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/yggdrasil-network/yggdrasil-go/src/core"
+)
+
+const (
+	// watchEvery is how often peerings are looked at. core has no event for
+	// them; the look costs microseconds.
+	watchEvery = 250 * time.Millisecond
+	// eager is for how long after the last peering was lost the others are
+	// dialled at every look; then only every retrySlow, which is kinder to
+	// a peer that refuses us.
+	eager     = 30 * time.Second
+	retrySlow = 2 * time.Second
+	// replaceTime bounds the wait for core to let go of a removed peering.
+	replaceTime = 10 * time.Second
+)
+
+// open starts what the configuration lists.
+func (n *Node) open() error {
+	for _, uri := range n.cfg.Listen {
+		u, err := parseListen(uri)
+		if err != nil {
+			return err
+		}
+		if _, err := n.core.Listen(u, ""); err != nil {
+			return fmt.Errorf("listen %q: %w", redact(uri), err)
+		}
+	}
+	n.peerMu.Lock()
+	defer n.peerMu.Unlock()
+	n.opened = true
+	for _, u := range n.peers {
+		if err := n.core.AddPeer(u, ""); err != nil {
+			return fmt.Errorf("add peer %q: %w", redact(u.String()), err)
+		}
+	}
+	return nil
+}
+
+// AddPeer keeps this node connected to a peering URI from now on. Before Run it
+// is an addition to the configuration.
+func (n *Node) AddPeer(uri string) error {
+	u, err := parsePeer(uri)
+	if err != nil {
+		return fmt.Errorf("add %w", err)
+	}
+	id := peeringID(u)
+	n.peerMu.Lock()
+	defer n.peerMu.Unlock()
+	if n.peers[id] != nil {
+		return fmt.Errorf("add peer %q: already there; remove it first to change its options", redact(uri))
+	}
+	if n.opened {
+		if err := n.addToCore(u); err != nil {
+			return fmt.Errorf("add peer %q: %w", redact(uri), err)
+		}
+	}
+	n.peers[id] = u
+	return nil
+}
+
+// addToCore adds a peering. One that was removed a moment ago is still known
+// to core until its goroutine has ended.
+func (n *Node) addToCore(u *url.URL) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.NewTimer(replaceTime)
+	defer late.Stop()
+	for {
+		select {
+		case <-n.ended:
+			return errNotRunning
+		default:
+		}
+		err := n.core.AddPeer(u, "")
+		if !errors.Is(err, core.ErrLinkAlreadyConfigured) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-late.C:
+			return fmt.Errorf("%w: its removal is not through after %v", err, replaceTime)
+		}
+	}
+}
+
+// RemovePeer gives up a peering and closes it. Options in uri do not matter.
+func (n *Node) RemovePeer(uri string) error {
+	u, err := parsePeer(uri)
+	if err != nil {
+		return fmt.Errorf("remove %w", err)
+	}
+	id := peeringID(u)
+	n.peerMu.Lock()
+	defer n.peerMu.Unlock()
+	if n.peers[id] == nil {
+		return fmt.Errorf("remove peer %q: no such peering; status lists them", redact(uri))
+	}
+	delete(n.peers, id)
+	if !n.opened {
+		return nil
+	}
+	// Whatever closing the connection says, the peering is given up.
+	if err := n.core.RemovePeer(u, ""); err != nil && !errors.Is(err, core.ErrLinkNotConfigured) {
+		n.log.Debug("close removed peering", "peer", redact(uri), "err", err)
+	}
+	return nil
+}
+
+// RetryPeersNow dials at once every peering that waits out a backoff.
+func (n *Node) RetryPeersNow() {
+	if n.running() {
+		n.core.RetryPeersNow()
+	}
+}
+
+// running says that the core is there to be used.
+func (n *Node) running() bool {
+	select {
+	case <-n.ended:
+		return false
+	case <-n.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+func (n *Node) peeringsUp() int { return int(n.up.Load()) }
+
+// watch tells of peerings that come and go, redials while none is up, and keeps
+// the paths to nodes with streams alive.
+func (n *Node) watch(ctx context.Context) error {
+	w := watcher{node: n, up: map[string]core.PeerInfo{}, lost: time.Now()}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			w.look(now)
+			if err := n.keepPaths(); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("probe: %w", err)
+			}
+			n.table.sweep(now)
+		}
+	}
+}
+
+// keepPaths probes nodes with streams that have been silent. ironwood mends a
+// path or session only when it is used, and TCP alone uses it too rarely.
+func (n *Node) keepPaths() error {
+	for _, r := range n.table.inUse() {
+		if r.heardWithin(keepProbe) {
+			continue
+		}
+		if err := n.bridge.probe(r, keepProbe); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// watcher compares one look at the peerings with the next.
+type watcher struct {
+	node    *Node
+	up      map[string]core.PeerInfo // peerings that were up at the last look
+	lost    time.Time                // when the last of them went down
+	retried time.Time
+}
+
+func (w *watcher) look(now time.Time) {
+	up := map[string]core.PeerInfo{}
+	for _, p := range w.node.core.GetPeers() {
+		if p.Up && len(p.Key) > 0 {
+			up[redact(p.URI)] = p
+		}
+	}
+	was := w.up
+	w.up = up
+	w.node.up.Store(int32(len(up)))
+	if w.report(was, up) && w.node.cfg.OnPeering != nil {
+		w.node.cfg.OnPeering()
+	}
+	switch {
+	case len(up) > 0:
+		w.lost = time.Time{}
+		return
+	case w.lost.IsZero():
+		w.lost = now
+	}
+	if now.Sub(w.lost) < eager || now.Sub(w.retried) >= retrySlow {
+		w.retried = now
+		w.node.core.RetryPeersNow()
+	}
+}
+
+// report logs what has changed and says whether anything has.
+func (w *watcher) report(was, is map[string]core.PeerInfo) bool {
+	changed := false
+	for uri, p := range is {
+		if old, ok := was[uri]; !ok || !old.Key.Equal(p.Key) || p.Uptime < old.Uptime {
+			changed = true
+			w.node.log.Info("peering up", "uri", uri, "peer", publicKey(p.Key).addr(0).Node, "inbound", p.Inbound)
+		}
+	}
+	for uri := range was {
+		if _, ok := is[uri]; !ok {
+			changed = true
+			w.node.log.Info("peering down", "uri", uri)
+		}
+	}
+	return changed
+}
