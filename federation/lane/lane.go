@@ -72,7 +72,7 @@ func (r *Refusal) Error() string { return fmt.Sprintf("refused by the peer: %s: 
 // Streams opens ordered byte streams to the gateways of peers; link has them.
 type Streams interface {
 	// OpenLane returns federation.ErrPeerDown when there is no live link.
-	OpenLane(ctx context.Context, peer federation.GridID, name Name) (io.ReadWriteCloser, error)
+	OpenLane(ctx context.Context, peer federation.GridID, lane string) (io.ReadWriteCloser, error)
 }
 
 // ErrUnknownLane is what a stream for a lane that does not exist is refused with.

@@ -90,10 +90,10 @@ type side struct {
 	*recorder
 	dir  *federation.Directory
 	self federation.GridID
-	open func(ctx context.Context, peer federation.GridID, name Name) (io.ReadWriteCloser, error)
+	open func(ctx context.Context, peer federation.GridID, name string) (io.ReadWriteCloser, error)
 }
 
-func (s *side) OpenLane(ctx context.Context, peer federation.GridID, name Name) (io.ReadWriteCloser, error) {
+func (s *side) OpenLane(ctx context.Context, peer federation.GridID, name string) (io.ReadWriteCloser, error) {
 	return s.open(ctx, peer, name)
 }
 
@@ -124,9 +124,9 @@ func newSide(t testing.TB, self string, window int64, peers ...string) *side {
 
 // connect makes streams that from opens arrive at to.
 func connect(from, to *side) {
-	from.open = func(ctx context.Context, _ federation.GridID, name Name) (io.ReadWriteCloser, error) {
+	from.open = func(ctx context.Context, _ federation.GridID, name string) (io.ReadWriteCloser, error) {
 		a, b := pipe()
-		go to.ServeStream(ctx, to.dir.Now().Peer(from.self), string(name), b)
+		go to.ServeStream(ctx, to.dir.Now().Peer(from.self), name, b)
 		return a, nil
 	}
 }

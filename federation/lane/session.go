@@ -80,7 +80,7 @@ func (s *session) run() {
 
 // serve opens a stream and works it until it or the session ends.
 func (s *session) serve(w *window) error {
-	stream, err := s.m.cfg.Streams.OpenLane(s.ctx, s.peer.Load().ID, Eph)
+	stream, err := s.m.cfg.Streams.OpenLane(s.ctx, s.peer.Load().ID, string(Eph))
 	if err != nil {
 		return fmt.Errorf("open lane: %w", err)
 	}

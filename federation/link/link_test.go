@@ -1,0 +1,108 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+)
+
+func TestLinkComesUpAndCarriesLanes(t *testing.T) {
+	a, b := newGateway(t, quick), newGateway(t, quick)
+	link(a, b)
+	if e := a.await(true); e.Peer != b.id.ID() || e.Epoch != 1 {
+		t.Fatalf("event %+v", e)
+	}
+	b.await(true)
+	s := a.lane(b)
+	for range 100 {
+		if err := talk(s, "hello"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := a.Status()
+	if len(st) != 1 || st[0].State != Up || st[0].LastHeard.IsZero() || st[0].RTT <= 0 || st[0].Address != b.ip || st[0].Inbound != 1 {
+		t.Fatalf("status %+v", st)
+	}
+	if _, err := a.OpenLane(context.Background(), b.id.ID(), "nonsense"); !errors.Is(err, errRefused) {
+		t.Fatalf("unknown lane: %v", err)
+	}
+	if err := talk(s, "still"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStreamsFailBeforeDownIsTold(t *testing.T) {
+	a, b := newGateway(t, quick), newGateway(t, quick)
+	link(a, b)
+	a.await(true)
+	b.await(true)
+	s := a.lane(b)
+	if err := talk(s, "x"); err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	a.await(false)
+	if _, err := s.Write([]byte("x")); err == nil {
+		t.Error("write on a stream of a dead link succeeded")
+	}
+	if _, err := io.ReadAll(s); err == nil {
+		t.Error("read on a stream of a dead link ended without error")
+	}
+	if _, err := a.OpenLane(context.Background(), b.id.ID(), "eph"); !errors.Is(err, federation.ErrPeerDown) {
+		t.Errorf("open lane without a link: %v", err)
+	}
+	b.start(2, quick)
+	if e := a.await(true); e.Epoch != 2 {
+		t.Errorf("came back with epoch %d", e.Epoch)
+	}
+	if err := talk(a.lane(b), "back"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestChangesTakeEffectOnALiveLink(t *testing.T) {
+	// Each change must end the link within a second, though no heartbeat is due.
+	for name, change := range map[string]func(a, b *testGateway){
+		"paused":  func(a, b *testGateway) { a.setState(b, federation.StatePaused) },
+		"pending": func(a, b *testGateway) { a.setState(b, federation.StatePending) },
+		"blocked": func(a, b *testGateway) { a.setState(b, federation.StateBlocked) },
+		"removed": func(a, b *testGateway) { a.setState(b, federation.StateRemoved) },
+		"other key": func(a, b *testGateway) {
+			key := newIdentity(t).Key()
+			a.change(b.id.ID(), func(p *federation.Peer) { p.Key = key })
+		},
+		"node revoked": func(a, b *testGateway) {
+			a.change(b.id.ID(), func(p *federation.Peer) {
+				d := *p.Descriptor
+				d.Revoked = []federation.Hash{b.id.NodeSPKI()}
+				p.Descriptor = &d
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			slow := func(c *Config, g *testGateway) { quick(c, g); c.Timing.Heartbeat = time.Hour }
+			a, b := newGateway(t, slow), newGateway(t, slow)
+			link(a, b)
+			a.await(true)
+			b.await(true)
+			fromB := b.lane(a)
+			if err := talk(fromB, "x"); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			change(a, b)
+			a.await(false)
+			b.await(false)
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("took %v, want at most 1s", took)
+			}
+			if err := talk(fromB, "x"); err == nil {
+				t.Error("the peer's stream still works")
+			}
+		})
+	}
+}
