@@ -1,0 +1,161 @@
+package frame
+
+import (
+	"bytes"
+	"encoding/xml"
+	"unicode/utf8"
+)
+
+const (
+	xmlURI   = "http://www.w3.org/XML/1998/namespace"
+	xmlnsURI = "http://www.w3.org/2000/xmlns/"
+	// maxBound is how many prefixes may be bound at one place. Every use of a
+	// prefix is looked up among them.
+	maxBound = 64
+)
+
+// binding is a prefix bound by an open element.
+type binding struct {
+	prefix, uri span
+	depth       int
+}
+
+// prefix is what a stream header binds.
+type prefix struct{ name, uri string }
+
+// checkName refuses what is not a qualified name (Namespaces in XML 1.0 §4).
+// It is only asked about names that hold a colon or bytes beyond ASCII.
+func checkName(name []byte) error {
+	if !utf8.Valid(name) {
+		return refuse(UnsupportedEncoding, "bytes that are not UTF-8")
+	}
+	prefix, local, prefixed := bytes.Cut(name, []byte(":"))
+	parts := [][]byte{prefix, local}
+	if !prefixed {
+		parts = parts[:1]
+	}
+	for _, part := range parts {
+		if len(part) == 0 || class[part[0]]&nameStart == 0 || bytes.IndexByte(part, ':') >= 0 || !isName(part) {
+			return refuse(NotWellFormed, "name that is not a qualified XML name")
+		}
+	}
+	return nil
+}
+
+// isName leaves the tables of characters to encoding/xml: such names are rare.
+func isName(part []byte) bool {
+	for _, c := range part {
+		if c >= utf8.RuneSelf {
+			tag := append(append([]byte{'<'}, part...), '/', '>')
+			_, err := xml.NewDecoder(bytes.NewReader(tag)).RawToken()
+			return err == nil
+		}
+	}
+	return true
+}
+
+// cutName splits a qualified name.
+func cutName(name []byte) (prefix, local []byte) {
+	if i := bytes.IndexByte(name, ':'); i >= 0 {
+		return name[:i], name[i+1:]
+	}
+	return nil, name
+}
+
+// namespaces checks the complete start tag at hand: what it binds, that what it
+// uses is bound, and that no two attributes are one after expansion.
+func (s *scanner) namespaces(b []byte) error {
+	for _, a := range s.attrs {
+		if err := s.declare(b, a); err != nil {
+			return err
+		}
+	}
+	name := s.open[len(s.open)-1]
+	if prefix, _ := cutName(name.of(b)); prefix != nil {
+		if _, ok := s.lookup(b, prefix); !ok {
+			return refuse(NotWellFormed, "element name with a prefix that is not bound")
+		}
+	}
+	for i, a := range s.attrs {
+		prefix, local := cutName(a.name.of(b))
+		if prefix == nil || string(prefix) == "xmlns" || string(prefix) == "xml" {
+			continue
+		}
+		uri, ok := s.lookup(b, prefix)
+		if !ok {
+			return refuse(NotWellFormed, "attribute name with a prefix that is not bound")
+		}
+		for _, other := range s.attrs[:i] {
+			p, l := cutName(other.name.of(b))
+			if p == nil || !bytes.Equal(l, local) {
+				continue
+			}
+			if u, _ := s.lookup(b, p); bytes.Equal(u, uri) {
+				return refuse(NotWellFormed, "attribute given twice under two prefixes")
+			}
+		}
+	}
+	return nil
+}
+
+// declare takes note of an attribute that binds a namespace.
+func (s *scanner) declare(b []byte, a attr) error {
+	name := a.name.of(b)
+	prefix, local := cutName(name)
+	isDefault := string(name) == "xmlns"
+	if !isDefault && string(prefix) != "xmlns" {
+		return nil
+	}
+	uri := unescape(a.value.of(b))
+	switch {
+	case bytes.ContainsAny(uri, "\t\n\r"):
+		// Parsers join name and local name by such a character.
+		return refuse(NotWellFormed, "namespace name with a control character")
+	case string(uri) == xmlnsURI, string(local) == "xmlns" && !isDefault,
+		(string(uri) == xmlURI) != (string(local) == "xml"):
+		return refuse(NotWellFormed, "reserved namespace bound")
+	case isDefault:
+		return nil
+	case len(uri) == 0:
+		return refuse(NotWellFormed, "prefix bound to no namespace")
+	case len(s.bound) == maxBound:
+		return refuse(PolicyViolation, "more than %d namespace prefixes bound", maxBound)
+	}
+	from := a.name.to - int32(len(local))
+	s.bound = append(s.bound, binding{span{from, a.name.to}, a.value, len(s.open)})
+	return nil
+}
+
+// lookup returns the namespace that a prefix is bound to.
+func (s *scanner) lookup(b, prefix []byte) ([]byte, bool) {
+	for i := len(s.bound) - 1; i >= 0; i-- {
+		if bound := s.bound[i]; bytes.Equal(bound.prefix.of(b), prefix) {
+			return unescape(bound.uri.of(b)), true
+		}
+	}
+	if string(prefix) == "xml" {
+		return []byte(xmlURI), true
+	}
+	if top, _ := cutName(s.open[0].of(b)); top != nil && s.isAmbient(top) != nil {
+		if p := s.isAmbient(prefix); p != nil {
+			return []byte(p.uri), true
+		}
+	}
+	return nil, false
+}
+
+func (s *scanner) isAmbient(name []byte) *prefix {
+	for i := range s.ambient {
+		if s.ambient[i].name == string(name) {
+			return &s.ambient[i]
+		}
+	}
+	return nil
+}
+
+// unbind forgets what elements deeper than depth have bound.
+func (s *scanner) unbind(depth int) {
+	for len(s.bound) > 0 && s.bound[len(s.bound)-1].depth > depth {
+		s.bound = s.bound[:len(s.bound)-1]
+	}
+}
