@@ -161,7 +161,7 @@ func redact(uri string) string {
 	if !ok {
 		return uri
 	}
-	if i := strings.IndexByte(rest, '@'); i >= 0 {
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		rest = rest[i+1:]
 	}
 	return scheme + "://" + rest

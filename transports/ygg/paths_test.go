@@ -1,0 +1,195 @@
+package ygg
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/yggate/yggate/transports"
+)
+
+// openTime is how soon a stream opens after a peering is up, as promised. The
+// tests allow for a machine that does other things as well; the figures they
+// log, and the benchmark, say how it is.
+const openTime = 2 * time.Second
+
+// openSlow is what separates a stream that opens on an answered probe from one
+// that waits for TCP's third SYN, at 7 s, or never opens.
+const openSlow = 6 * time.Second
+
+// TestRestart restarts the far node with the same key, which leaves this one
+// with a session that the other knows nothing of, and dials at once.
+func TestRestart(t *testing.T) {
+	relay := newURI()
+	stockRelay(t, relay)
+	a := start(t, Config{Peers: []string{relay}})
+	cfg := Config{Key: newKey(t), Peers: []string{relay}}
+	for round := range 3 {
+		b := newNode(t, cfg)
+		echo(t, b, 7)
+		stop := run(t, b)
+		eventually(t, "a peering of the new node", func() bool { return b.Status().Up })
+		up := time.Now()
+		c, err := dialIn(t, patience, a, b, 7)
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		opened := time.Since(up)
+		t.Logf("round %d: stream open %v after the peering", round, opened)
+		if opened > openSlow {
+			t.Errorf("round %d: stream open %v after the peering, want about %v", round, opened, openTime)
+		}
+		wantEcho(t, c)
+		stop()
+		// The old stream ends without anyone writing: the far stack sent a reset,
+		// or, had that been lost, its successor would.
+		if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("round %d: read from a node that has ended: %v", round, err)
+		}
+		c.Close()
+	}
+}
+
+// TestLatePeering dials first and lets the network come afterwards.
+func TestLatePeering(t *testing.T) {
+	relay := newURI()
+	a, b := start(t, Config{}), start(t, Config{})
+	echo(t, b, 7)
+	type result struct {
+		c   transports.Conn
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		c, err := dialIn(t, patience, a, b, 7)
+		got <- result{c, err}
+	}()
+	eventually(t, "the dial is under way", func() bool { return len(a.table.inUse()) == 1 })
+	for _, n := range []*Node{a, b} {
+		if err := n.AddPeer(relay); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stockRelay(t, relay)
+	eventually(t, "both are peered", func() bool { return a.Status().Up && b.Status().Up })
+	up := time.Now()
+	r := <-got
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	defer r.c.Close()
+	opened := time.Since(up)
+	t.Logf("stream open %v after the peerings", opened)
+	if opened > openSlow {
+		t.Errorf("stream open %v after the peerings, want about %v", opened, openTime)
+	}
+	wantEcho(t, r.c)
+}
+
+// TestDialSaysWhy wants errors that tell an operator where to look.
+func TestDialSaysWhy(t *testing.T) {
+	uri := newURI()
+	a := start(t, Config{})
+	b := start(t, Config{Listen: []string{uri}, Accept: func(transports.Addr) bool { return false }})
+	fails := func(want string) {
+		t.Helper()
+		_, err := dialIn(t, time.Second, a, b, 7)
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("dial: %v, want an error with %q", err, want)
+		}
+	}
+	fails("no peering")
+	if err := a.AddPeer(uri); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "peering", func() bool { return a.peeringsUp() > 0 })
+	fails("has not approved this node")
+
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := newNode(t, Config{Peers: []string{uri}})
+	run(t, c)
+	to := c.Self()
+	to.Port = 9
+	if _, err := a.Dial(ctx, to); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dial to a port that nobody listens on: %v", err)
+	}
+	if _, err := a.Dial(ctx, transports.Addr{Net: Network, Node: a.Self().Node, Port: 1}); err == nil || !strings.Contains(err.Error(), "itself") {
+		t.Errorf("dial to itself: %v", err)
+	}
+	// The second half of a key is not in the address: a wrong one must not be
+	// taken for the right one.
+	wrong := strings.Repeat("0", 32)
+	if _, err := a.Dial(ctx, transports.Addr{Net: Network, Node: to.Node[:32] + wrong, Port: 9}); err == nil || !strings.Contains(err.Error(), "last digit") {
+		t.Errorf("dial to a key with the same address as a known one: %v", err)
+	}
+}
+
+// TestPeeringsAtRunTime adds, replaces and removes peerings of a running node.
+func TestPeeringsAtRunTime(t *testing.T) {
+	uri := newURI()
+	changes := make(chan struct{}, 100)
+	hub := start(t, Config{Listen: []string{uri}})
+	n := start(t, Config{OnPeering: func() { changes <- struct{}{} }})
+	<-n.ready
+	if err := n.RemovePeer(uri); err == nil || !strings.Contains(err.Error(), "no such peering") {
+		t.Errorf("remove what is not there: %v", err)
+	}
+	if err := n.AddPeer("tls://nowhere"); err == nil || !strings.Contains(err.Error(), "HOST:PORT") {
+		t.Errorf("add nonsense: %v", err)
+	}
+	// The round with a wrong pin shows that options are taken anew.
+	for _, tc := range []struct {
+		options, fails string
+	}{{"", ""}, {"?key=" + someKey, "pinned"}, {"?key=" + hub.Self().Node, ""}} {
+		if err := n.AddPeer(uri + tc.options); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.AddPeer(uri); err == nil || !strings.Contains(err.Error(), "already there") {
+			t.Errorf("add twice: %v", err)
+		}
+		eventually(t, "state of peering with "+tc.options, func() bool {
+			s := n.Status()
+			if len(s.Peerings) != 1 || s.Peerings[0].URI != uri {
+				return false
+			}
+			p := s.Peerings[0]
+			if tc.fails != "" {
+				return !p.Up && strings.Contains(p.LastError, tc.fails)
+			}
+			return p.Up && s.Up && !p.Inbound && p.Node == hub.Self().Node && p.RxBytes > 0
+		})
+		if tc.fails == "" {
+			<-changes
+			eventually(t, "inbound peering on the hub", func() bool {
+				ps := hub.Status().Peerings
+				return len(ps) == 1 && ps[0].Inbound && ps[0].Node == n.Self().Node
+			})
+		}
+		if err := n.RemovePeer(uri); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "peering gone", func() bool { return !n.Status().Up })
+		if tc.fails == "" {
+			<-changes
+		}
+	}
+}
+
+// TestListenTaken wants Run to fail, not to go on without the listener.
+func TestListenTaken(t *testing.T) {
+	uri := newURI()
+	start(t, Config{Listen: []string{uri}})
+	eventually(t, "Run reports the address in use", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		err := newNode(t, Config{Listen: []string{uri}}).Run(ctx)
+		return errors.Is(err, syscall.EADDRINUSE)
+	})
+}
