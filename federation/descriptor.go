@@ -167,13 +167,13 @@ func parseDescriptor(raw []byte, now time.Time) (*Descriptor, error) {
 		return nil, fmt.Errorf("%d bytes, at most %d are allowed", len(raw), MaxEnvelope)
 	}
 	var env envelope
-	if err := strictJSON(raw, &env); err != nil {
+	if err := DecodeJSON(raw, &env); err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
 	}
 	var version struct {
 		V int `json:"v"`
 	}
-	if err := strictJSON(env.Payload, &version); err != nil {
+	if err := DecodeJSON(env.Payload, &version); err != nil {
 		return nil, err
 	}
 	if version.V != descriptorVersion {

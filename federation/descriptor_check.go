@@ -74,15 +74,26 @@ func (d *Descriptor) checkServices() error {
 	return nil
 }
 
-// CheckGridName checks what a grid calls itself. The name is shown on terminals
-// and in logs, so it must hold nothing that could act there.
+// CheckGridName checks what a grid calls itself.
 func CheckGridName(name string) error {
-	if !utf8.ValidString(name) || utf8.RuneCountInString(name) > maxGridName {
-		return fmt.Errorf("name: want at most %d characters of UTF-8", maxGridName)
+	if utf8.RuneCountInString(name) > maxGridName {
+		return fmt.Errorf("name: want at most %d characters", maxGridName)
 	}
-	for _, r := range name {
+	if err := CheckText(name); err != nil {
+		return fmt.Errorf("name: %w", err)
+	}
+	return nil
+}
+
+// CheckText checks a text from another grid that is shown on terminals and in
+// logs: it must hold nothing that could act there.
+func CheckText(s string) error {
+	if !utf8.ValidString(s) {
+		return errors.New("not UTF-8")
+	}
+	for _, r := range s {
 		if !unicode.IsPrint(r) {
-			return fmt.Errorf("name %.80q: %U cannot be printed", name, r)
+			return fmt.Errorf("%.80q: %U cannot be printed", s, r)
 		}
 	}
 	return nil
@@ -181,11 +192,11 @@ func printableASCII(s string) bool {
 	return true
 }
 
-// strictJSON decodes one JSON object into v after checking what encoding/json
+// DecodeJSON decodes one JSON object into v after checking what encoding/json
 // leaves open: depth, trailing data, and member names, which must occur once and
 // be of a-z, 0-9 and "_" (encoding/json would also take "GRID" for "grid", and the
 // last of several). Unknown members are ignored.
-func strictJSON(raw []byte, v any) error {
+func DecodeJSON(raw []byte, v any) error {
 	if !utf8.Valid(raw) {
 		return errors.New("not UTF-8")
 	}

@@ -78,6 +78,11 @@ func OpenRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 	if err := r.Reload(ctx); err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
+	// A database that was restored from a backup may be behind what peers have
+	// seen of this grid, and nothing in it tells; so every start counts up.
+	if err := r.bumpOwn(ctx, r.dir.Now(), true); err != nil {
+		return nil, fmt.Errorf("open registry: own descriptor: %w", err)
+	}
 	return r, nil
 }
 
@@ -141,7 +146,7 @@ func (r *Registry) change(ctx context.Context, fn func(tx *sql.Tx) error) error 
 		return fmt.Errorf("publish: %w", err)
 	}
 	r.dir.Publish(snap)
-	if err := r.bumpOwn(ctx, snap); err != nil {
+	if err := r.bumpOwn(ctx, snap, false); err != nil {
 		return fmt.Errorf("own descriptor: %w", err)
 	}
 	return nil

@@ -138,15 +138,18 @@ type Introduction struct {
 	// Expect are the domains that the operator expects it to claim, normalised;
 	// a claim below one of them is as expected, too.
 	Expect []string
+	// Confirmed is the descriptor that the operator was shown and said yes to,
+	// if there was one: the grid and the domains in it are approved.
+	Confirmed *Descriptor
 	// With is run in the same transaction, if set: what must happen together
 	// with the introduction or not at all.
 	With func(tx *sql.Tx) error
 }
 
 // Introduce makes a grid a peer, or revives one that was removed. It becomes
-// active if it claims nothing but expected domains, and at least something was
-// expected; else it is pending and waits for Approve. A grid that is a peer
-// already keeps its name, and its state unless it was pending.
+// active if it claims nothing but expected or confirmed domains, and something was
+// expected or confirmed at all; else it is pending and waits for Approve. A
+// grid that is a peer already keeps its name, and its state unless it was pending.
 func (r *Registry) Introduce(ctx context.Context, in Introduction) (*Peer, error) {
 	fail := func(err error) (*Peer, error) { return nil, fmt.Errorf("introduce peer %q: %w", in.Name, err) }
 	if err := CheckPetname(in.Name); err != nil {
@@ -158,6 +161,9 @@ func (r *Registry) Introduce(ctx context.Context, in Introduction) (*Peer, error
 	}
 	if d.Grid == r.ID() {
 		return fail(errors.New("that is this grid itself"))
+	}
+	if in.Confirmed != nil && in.Confirmed.Grid != d.Grid {
+		return fail(errors.New("it is not the grid that was confirmed"))
 	}
 	err = r.change(ctx, func(tx *sql.Tx) error {
 		if in.With != nil {
@@ -202,9 +208,10 @@ func (r *Registry) introduce(tx *sql.Tx, in Introduction, d *Descriptor) error {
 		}
 	}
 	expected := func(c Claim) bool {
-		return slices.ContainsFunc(in.Expect, func(e string) bool { return c.claimIsBelow(e) })
+		return slices.ContainsFunc(in.Expect, func(e string) bool { return c.claimIsBelow(e) }) ||
+			in.Confirmed != nil && slices.Contains(in.Confirmed.Claims(), Claim{c.Protocol, c.Domain, c.Grid, ClaimPending})
 	}
-	asExpected := len(in.Expect) > 0 && !slices.ContainsFunc(d.Claims(), func(c Claim) bool { return !expected(c) })
+	asExpected := (len(in.Expect) > 0 || in.Confirmed != nil) && !slices.ContainsFunc(d.Claims(), func(c Claim) bool { return !expected(c) })
 	if State(p.State) == StatePending && asExpected {
 		p.State = string(StateActive)
 	}

@@ -32,7 +32,7 @@ func (r *Registry) OwnDescriptor(ctx context.Context, forPeer GridID) ([]byte, e
 func (r *Registry) OwnDescriptorAs(ctx context.Context, petname string) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.bumpOwn(ctx, r.dir.Now()); err != nil {
+	if err := r.bumpOwn(ctx, r.dir.Now(), false); err != nil {
 		return nil, fmt.Errorf("own descriptor: %w", err)
 	}
 	row, err := store.Own(ctx, r.cfg.Store.Read())
@@ -65,9 +65,9 @@ func (r *Registry) describe(allow map[Protocol]bool) *Descriptor {
 }
 
 // bumpOwn gives the own descriptor a new sequence number if any peer's view of it
-// changed, or if it is getting old. One number serves all views, so every view
+// changed, if it is getting old, or if forced. One number serves all views, so every view
 // counts: a peer would refuse other content under a number it knows.
-func (r *Registry) bumpOwn(ctx context.Context, snap *Snapshot) error {
+func (r *Registry) bumpOwn(ctx context.Context, snap *Snapshot, force bool) error {
 	digest, err := r.ownDigest(snap)
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (r *Registry) bumpOwn(ctx context.Context, snap *Snapshot) error {
 		if errors.Is(err, sql.ErrNoRows) {
 			return false, nil
 		}
-		return row.Grid == string(id.ID()) && row.Rot == id.Rot() && slices.Equal(row.Digest, digest[:]) &&
+		return !force && row.Grid == string(id.ID()) && row.Rot == id.Rot() && slices.Equal(row.Digest, digest[:]) &&
 			now.Sub(row.Issued) < ownRefresh, err
 	}
 	if ok, err := fresh(store.Own(ctx, r.cfg.Store.Read())); ok || err != nil {

@@ -32,6 +32,13 @@ func InviteByID(ctx context.Context, q Queryer, id []byte) (Invite, error) {
 	return scanInvite(q.QueryRowContext(ctx, `SELECT `+inviteColumns+` FROM invite WHERE id = ?`, id))
 }
 
+// OpenInvites counts the invites that can be used at the time at.
+func OpenInvites(ctx context.Context, q Queryer, at time.Time) (n int, err error) {
+	err = q.QueryRowContext(ctx, `SELECT count(*) FROM invite
+		WHERE used_by IS NULL AND revoked IS NULL AND expires > ?`, at.Unix()).Scan(&n)
+	return n, err
+}
+
 // InsertInvite adds an invite.
 func InsertInvite(tx *sql.Tx, i Invite) error {
 	expect, err := json.Marshal(i.Expect)
