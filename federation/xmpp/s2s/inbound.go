@@ -1,0 +1,314 @@
+package s2s
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/xmpp/frame"
+)
+
+// maxSteps is how many elements a server may use to authenticate. Stock servers
+// need two; those that only verify our dialback keys need one a key.
+const maxSteps = 32
+
+// inbound is one connection from a local server: its stream from one of its own
+// domains to a peer domain.
+type inbound struct {
+	*stream
+	pair
+	s        *Streams
+	log      *slog.Logger
+	server   *Server // of from
+	id       string  // that we gave the current stream
+	unproven error   // why the certificate does not prove from, nil if it does
+}
+
+// serve lives as long as the connection.
+func (s *Streams) serve(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	in := &inbound{stream: newStream(conn, s.limits.Write), s: s, log: s.log.With("dir", dirIn)}
+	err := in.shake(ctx, conn)
+	s.metrics.handshake(dirIn, outcome(err))
+	if err != nil {
+		in.log.Info("s2s handshake failed", "domain", in.from, "to", in.to, "remote", conn.RemoteAddr(), "err", err)
+		in.end(ctx, err)
+		return
+	}
+	s.serverUp(in.from)
+	s.metrics.open(dirIn, 1)
+	defer s.metrics.open(dirIn, -1)
+	in.log.Debug("stream from the local server is open", "domain", in.from, "to", in.to)
+
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
+	defer stop()
+	err = in.relay(ctx)
+	in.log.Debug("stream from the local server has ended", "domain", in.from, "to", in.to, "err", err)
+	in.end(ctx, err)
+}
+
+// shake authenticates the server within Limits.Handshake, or until newer
+// connections need its place.
+func (in *inbound) shake(ctx context.Context, conn net.Conn) error {
+	in.s.metrics.shaking(dirIn, 1)
+	defer in.s.metrics.shaking(dirIn, -1)
+	ctx, cancel := context.WithTimeoutCause(ctx, in.s.limits.Handshake, refuse(conditionTimeout, "the handshake took longer than %v", in.s.limits.Handshake))
+	defer cancel()
+	ctx, leave := in.s.waiting.enter(ctx)
+	defer leave()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
+	err := in.handshake(ctx)
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+func (in *inbound) handshake(ctx context.Context) error {
+	if err := in.begin("<starttls xmlns='" + frame.NSTLS + "'><required/></starttls>"); err != nil {
+		return err
+	}
+	el, err := in.next()
+	if err != nil {
+		return err
+	}
+	if !el.Is(frame.NSTLS, "starttls") {
+		return refuse(frame.PolicyViolation, "STARTTLS is required first")
+	}
+	if err := in.unbuffered(); err != nil {
+		return err
+	}
+	config, err := in.s.serverTLS(in.to)
+	if err != nil {
+		return err
+	}
+	if err := in.send("<proceed xmlns='%s'/>", frame.NSTLS); err != nil {
+		return err
+	}
+	state, err := in.secure(ctx, tls.Server, config)
+	if err != nil {
+		return err
+	}
+	features := "<dialback xmlns='" + nsDialback + "'><errors/></dialback>"
+	in.unproven = in.s.checkCertificate(in.server, in.from, state)
+	switch {
+	case in.unproven == nil:
+		features = "<mechanisms xmlns='" + frame.NSSASL + "'><mechanism>EXTERNAL</mechanism></mechanisms>" + features
+	case !in.server.Dialback:
+		return in.refuseCertificate()
+	}
+	if err := in.begin(features); err != nil {
+		return err
+	}
+	return in.authenticate(ctx)
+}
+
+// refuseCertificate tells the server at its stream header, where it looks for an
+// error, that we do not take its certificate.
+func (in *inbound) refuseCertificate() error {
+	if _, err := in.rd.Header(); err != nil {
+		return err
+	}
+	return &certificateError{in.unproven}
+}
+
+// certificateError is a server that is not who it says.
+type certificateError struct{ err error }
+
+func (e *certificateError) Error() string { return e.err.Error() }
+func (e *certificateError) Unwrap() error { return e.err }
+
+// begin reads a stream header and answers with ours and the features. The first
+// one says who wants to talk to whom; those behind it must say the same.
+func (in *inbound) begin(features string) error {
+	h, err := in.rd.Header()
+	if err != nil {
+		return err
+	}
+	p, err := normalPair(h.From, h.To)
+	if err != nil {
+		return err
+	}
+	if in.pair == (pair{}) {
+		in.pair, in.self, in.far = p, p.to, p.from
+		if in.server = in.s.serverOf(p.from); in.server == nil {
+			return refuse(conditionNotAuthorized, "%s is no domain of a configured local server", p.from)
+		}
+		if err := in.s.handler.Open(p.from, p.to); err != nil {
+			return refusal(err)
+		}
+	}
+	if p != in.pair {
+		return refuse(conditionInvalidFrom, "the stream was for %s -> %s", in.from, in.to)
+	}
+	in.id = streamID()
+	return in.open(in.id, "<stream:features>"+features+"</stream:features>")
+}
+
+// refusal makes a stream error of what Handler.Open said.
+func refusal(err error) error {
+	var told *frame.Error
+	switch {
+	case errors.As(err, &told):
+		return err
+	case errors.Is(err, federation.ErrUnknownDomain):
+		return refuse(conditionHostUnknown, "%v", err)
+	}
+	return refuse(frame.PolicyViolation, "%v", err)
+}
+
+// authenticate answers what the server sends until it has proven its domain.
+func (in *inbound) authenticate(ctx context.Context) error {
+	for range maxSteps {
+		el, err := in.next()
+		if err != nil {
+			return err
+		}
+		var done bool
+		switch {
+		case el.Is(frame.NSSASL, "auth"):
+			done, err = in.external(el)
+		case el.Is(frame.NSDialback, "result"):
+			done, err = in.dialback(ctx, el)
+		case el.Is(frame.NSDialback, "verify"):
+			err = in.answerVerify(el)
+		default:
+			err = refuse(conditionNotAuthorized, "<%s/> before authentication", el.XMLName.Local)
+		}
+		if done || err != nil {
+			return err
+		}
+	}
+	return refuse(frame.PolicyViolation, "no authentication within %d elements", maxSteps)
+}
+
+// external is the server's side of XEP-0178 §3. After a failure the server may
+// go on with dialback.
+func (in *inbound) external(el *frame.Element) (done bool, err error) {
+	fail := func(condition string) (bool, error) {
+		return false, in.send("<failure xmlns='%s'><%s/></failure>", frame.NSSASL, condition)
+	}
+	if el.Attr("mechanism") != "EXTERNAL" {
+		return fail("invalid-mechanism")
+	}
+	if in.unproven != nil {
+		return fail("not-authorized")
+	}
+	if text := strings.TrimSpace(el.Text); text != "" && text != "=" {
+		authzid, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return fail("incorrect-encoding")
+		}
+		if domain, err := federation.NormalizeDomain(string(authzid)); err != nil || domain != in.from {
+			return fail("invalid-authzid")
+		}
+	}
+	if err := in.unbuffered(); err != nil {
+		return false, err
+	}
+	if err := in.send("<success xmlns='%s'/>", frame.NSSASL); err != nil {
+		return false, err
+	}
+	if err := in.restart(); err != nil {
+		return false, err
+	}
+	return true, in.begin("")
+}
+
+// dialback takes a key for this stream's own domains and asks the server about
+// it where it is configured to be, whatever the certificate said (XEP-0220 §2.1).
+func (in *inbound) dialback(ctx context.Context, el *frame.Element) (done bool, err error) {
+	if p, err := pairOf(el); err != nil || p != in.pair {
+		return false, in.refuseOther(el)
+	}
+	// A certificate that proves the domain makes the call superfluous (XEP-0344).
+	if in.unproven != nil {
+		if err := in.s.verify(ctx, in.pair, in.id, el.Text); err != nil {
+			answer := "type='invalid'/>"
+			if !errors.Is(err, errInvalidKey) {
+				answer = "type='error'><error type='cancel'><remote-connection-failed xmlns='" + nsStanzas + "'/></error></db:result>"
+			}
+			return false, errors.Join(refuse(conditionNotAuthorized, "dialback failed: %v", err),
+				in.send("<db:result from='%s' to='%s' %s", spell(in.to), spell(in.from), answer))
+		}
+	}
+	return true, in.send("<db:result from='%s' to='%s' type='valid'/>", spell(in.to), spell(in.from))
+}
+
+// refuseOther declines to carry another pair of domains on this stream
+// (XEP-0220 §2.5): the server opens one for it.
+func (in *inbound) refuseOther(el *frame.Element) error {
+	return in.send("<db:result from='%s' to='%s' type='error'><error type='cancel'><policy-violation xmlns='%s'/></error></db:result>",
+		escape(el.Attr("to")), escape(el.Attr("from")), nsStanzas)
+}
+
+// answerVerify says whether a key is one that we sent on an outbound stream
+// (XEP-0220 §2.3). It needs no authentication: a valid key is known to that
+// stream's server alone.
+func (in *inbound) answerVerify(el *frame.Element) error {
+	p, err := pairOf(el)
+	if err != nil {
+		return err
+	}
+	id, verdict := el.Attr("id"), "invalid"
+	if in.s.secret.valid(p.from, p.to, id, strings.TrimSpace(el.Text)) {
+		verdict = "valid"
+	}
+	return in.send("<db:verify from='%s' to='%s' id='%s' type='%s'/>", spell(p.to), spell(p.from), escape(id), verdict)
+}
+
+// end closes our direction and says why, in a form that the server can log.
+func (in *inbound) end(ctx context.Context, err error) {
+	var told *frame.Error
+	var cert *certificateError
+	var tlsErr *tlsError
+	var remote *RemoteError
+	switch {
+	case err == nil, errors.As(err, &remote), errors.Is(err, io.EOF):
+		in.sayGoodbye()
+		return
+	case errors.As(err, &tlsErr):
+		return // what is on the wire is no XML any more
+	case ctx.Err() != nil:
+		told = &frame.Error{Condition: conditionShutdown, Text: "the gateway is stopping"}
+	case errors.As(err, &cert):
+		told = &frame.Error{Condition: conditionNotAuthorized, Text: fmt.Sprintf("your server's certificate does not prove %s: %v", in.from, err)}
+	case errors.As(err, &told):
+	default:
+		var netErr net.Error
+		if errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return // nobody is there to be told
+		}
+		told = &frame.Error{Condition: conditionInternal, Text: "the gateway could not take a stanza"}
+	}
+	if !in.opened { // RFC 6120 §4.9.1.1
+		if in.open(streamID(), "") != nil {
+			return
+		}
+	}
+	if in.write(append(told.XML(), closeTag...)) == nil {
+		in.linger()
+	}
+}
+
+// linger reads on for a moment. Closing a connection with bytes unread would
+// reset it, and the server would lose the error that was written to it.
+func (in *inbound) linger() {
+	if c, ok := in.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() != nil {
+		return
+	}
+	if in.conn.SetReadDeadline(time.Now().Add(goodbye)) == nil {
+		_, _ = io.CopyN(io.Discard, in.conn, 1<<20) // how it ends tells nothing
+	}
+}

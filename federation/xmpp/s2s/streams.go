@@ -1,0 +1,268 @@
+package s2s
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/xmpp/localca"
+)
+
+// Streams are all streams with the local servers, in both directions. Both are
+// in one place because dialback in one direction needs a stream in the other.
+type Streams struct {
+	listen  string
+	ca      *localca.CA
+	servers map[string]*Server // by domain; "" takes the others
+	allowed []netip.Prefix
+	handler Handler
+	limits  Limits
+	log     *slog.Logger
+	metrics *metrics
+	secret  dialbackSecret
+	waiting waitingRoom
+	inUse   chan struct{} // one element for each inbound stream
+	strange rate.Sometimes
+
+	mu   sync.Mutex      // taken last
+	life context.Context // of Run; nil before and after
+	work sync.WaitGroup  // goroutines within life
+	addr net.Addr        // where Run listens
+
+	outMu sync.Mutex // taken before that of an outbound
+	out   map[pair]*outbound
+}
+
+// New checks the configuration and does nothing yet.
+func New(c Config) (*Streams, error) {
+	if c.CA == nil || c.Handler == nil || len(c.Servers) == 0 {
+		return nil, errors.New("s2s: a CA, a handler and a local server must be configured")
+	}
+	m, err := newMetrics(c.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("s2s metrics: %w", err)
+	}
+	s := &Streams{
+		listen: c.Listen, ca: c.CA, handler: c.Handler, limits: c.Limits.orDefault(),
+		servers: map[string]*Server{}, allowed: slices.Clone(c.AllowFrom),
+		log: cmp.Or(c.Log, slog.Default()).With("proto", string(federation.XMPP)), metrics: m,
+		secret: newDialbackSecret(), out: map[pair]*outbound{},
+		strange: rate.Sometimes{First: 3, Interval: time.Minute},
+	}
+	s.waiting.max = s.limits.Handshakes
+	s.inUse = make(chan struct{}, s.limits.Streams)
+	for _, server := range c.Servers {
+		if err := s.addServer(server); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Streams) addServer(server Server) error {
+	host, _, err := net.SplitHostPort(server.Addr)
+	if err != nil {
+		return fmt.Errorf("local server %q: want host:port: %w", server.Addr, err)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		s.allowed = append(s.allowed, netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()))
+	}
+	domains := server.Domains
+	if len(domains) == 0 {
+		domains = []string{""}
+	}
+	for _, d := range domains {
+		if other := s.servers[d]; other != nil {
+			return fmt.Errorf("local servers %s and %s both have the domain %q", other.Addr, server.Addr, d)
+		}
+		s.servers[d] = &server
+	}
+	return nil
+}
+
+func (s *Streams) serverOf(domain string) *Server {
+	if server := s.servers[domain]; server != nil {
+		return server
+	}
+	return s.servers[""]
+}
+
+func (l Limits) orDefault() Limits {
+	d := DefaultLimits()
+	return Limits{
+		Handshake: cmp.Or(l.Handshake, d.Handshake), Handshakes: cmp.Or(l.Handshakes, d.Handshakes),
+		Streams: cmp.Or(l.Streams, d.Streams), Stanza: cmp.Or(l.Stanza, d.Stanza),
+		Queue: cmp.Or(l.Queue, d.Queue), Wait: cmp.Or(l.Wait, d.Wait), Write: cmp.Or(l.Write, d.Write),
+		Idle: cmp.Or(l.Idle, d.Idle), Backoff: cmp.Or(l.Backoff, d.Backoff),
+	}
+}
+
+// Run listens for the local servers until ctx ends, and then ends every stream:
+// what Send has taken and not written goes to Handler.Failed before Run returns.
+// It is called once.
+func (s *Streams) Run(ctx context.Context) error {
+	config := net.ListenConfig{KeepAliveConfig: keepAlive}
+	l, err := config.Listen(ctx, "tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("s2s: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.begin(ctx, l.Addr())
+	defer s.finish(cancel)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("s2s: %w", err)
+		case err != nil:
+			// Out of descriptors, or the like: it passes, and the streams that
+			// are open must not suffer for it.
+			s.log.Error("accept s2s connection", "err", err)
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		if !s.mayConnect(conn.RemoteAddr()) || !s.spawn(func(ctx context.Context) { s.serve(ctx, conn) }) {
+			conn.Close()
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+func (s *Streams) begin(ctx context.Context, addr net.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.life, s.addr = ctx, addr
+}
+
+func (s *Streams) finish(cancel context.CancelFunc) {
+	cancel()
+	s.mu.Lock()
+	s.life = nil
+	s.mu.Unlock()
+	s.work.Wait()
+}
+
+// spawn runs f within Run; false means that Run does not.
+func (s *Streams) spawn(f func(context.Context)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx := s.life
+	if ctx == nil {
+		return false
+	}
+	s.work.Go(func() { f(ctx) })
+	return true
+}
+
+// Addr is where Run listens, nil while it does not yet.
+func (s *Streams) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
+
+func (s *Streams) mayConnect(from net.Addr) bool {
+	tcp, ok := from.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	if ip.IsLoopback() || slices.ContainsFunc(s.allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		return true
+	}
+	s.metrics.handshake(dirIn, "address")
+	s.strange.Do(func() {
+		s.log.Warn("s2s connection refused: its address is not that of a configured local server", "remote", from)
+	})
+	return false
+}
+
+// Send queues stanzas of a peer domain for the local server of the domain to, in
+// order, and opens a stream where there is none. The stanzas belong to Streams
+// from then on; each is written or given to Handler.Failed. While the queue is
+// full Send blocks, at most for Limits.Wait. After an error (ErrDown, ErrFull,
+// ErrNoServer, ErrStopped or that of ctx) none was taken. Domains are normalised,
+// and that from belongs to an approved peer has been checked.
+func (s *Streams) Send(ctx context.Context, from, to string, stanzas ...[]byte) error {
+	if len(stanzas) == 0 {
+		return nil
+	}
+	var tooLong <-chan time.Time
+	for {
+		o, err := s.outbound(pair{from, to})
+		if err != nil {
+			return err
+		}
+		room, err := o.put(stanzas, size(stanzas))
+		switch {
+		case errors.Is(err, errForgotten):
+			continue
+		case room == nil:
+			return err
+		}
+		if tooLong == nil {
+			wait := time.NewTimer(s.limits.Wait)
+			defer wait.Stop()
+			tooLong = wait.C
+		}
+		select {
+		case <-room:
+		case <-tooLong:
+			return ErrFull
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Streams) outbound(p pair) (*outbound, error) {
+	s.outMu.Lock()
+	defer s.outMu.Unlock()
+	if o := s.out[p]; o != nil {
+		return o, nil
+	}
+	if s.serverOf(p.to) == nil {
+		return nil, fmt.Errorf("%w: %s", ErrNoServer, p.to)
+	}
+	for other, o := range s.out { // pairs come and go with peers and rooms
+		if o.forget() {
+			delete(s.out, other)
+		}
+	}
+	o := &outbound{s: s, pair: p, wake: make(chan struct{}, 1), log: s.log.With("dir", dirOut, "domain", p.from, "to", p.to)}
+	s.out[p] = o
+	return o, nil
+}
+
+// serverUp is called when the server of a domain has come to us: what failed to
+// reach it need not wait any longer.
+func (s *Streams) serverUp(domain string) {
+	s.outMu.Lock()
+	defer s.outMu.Unlock()
+	for p, o := range s.out {
+		if p.to == domain {
+			o.serverUp()
+		}
+	}
+}
