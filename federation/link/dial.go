@@ -22,8 +22,8 @@ import (
 // tried beside it.
 const dialStagger = 2 * time.Second
 
-// PinnedConn is one HTTP/2 connection to a gateway that has proven a grid key.
-type PinnedConn struct {
+// pinned is one HTTP/2 connection to a gateway that has proven a grid key.
+type pinned struct {
 	cc    *http.ClientConn
 	tls   *tls.Conn
 	raw   transports.Conn
@@ -31,40 +31,29 @@ type PinnedConn struct {
 	proof federation.Proof
 }
 
-// RoundTrip sends a request over the connection, whatever host its URL names.
-func (c *PinnedConn) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := c.cc.RoundTrip(r)
-	if err != nil {
-		return nil, explain(c.tls, err)
-	}
-	return res, nil
+// close ends the connection and all requests on it at once.
+func (c *pinned) close() {
+	// Nothing is left to lose on either; the second makes the first quick.
+	_ = c.cc.Close()
+	_ = c.raw.Close()
 }
 
-// ConnectionState is that of the TLS session, for its exporter.
-func (c *PinnedConn) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }
-
-// Proof is what the far end has proven.
-func (c *PinnedConn) Proof() federation.Proof { return c.proof }
-
-// Close ends the connection and all requests on it at once.
-func (c *PinnedConn) Close() error {
-	err := c.cc.Close()
-	return errors.Join(err, closeQuietly(c.raw))
-}
-
-// closeQuietly closes what may be closed already.
-func closeQuietly(c io.Closer) error {
-	_ = c.Close() // there is nothing left to lose on it
-	return nil
-}
-
-// URL returns the URL of a path on any gateway, for requests on a PinnedConn.
-func URL(path string) string { return "https://" + authority + path }
+// requestURL is the URL of a path on the gateway at the far end.
+func requestURL(path string) string { return "https://" + authority + path }
 
 // DialPinned connects to the gateway at addr, which must prove the grid key. An
 // addr without a Port gets the configured one. What the gateway lets this grid
-// reach shows only in its answers: a refusal comes with the first RoundTrip.
-func (l *Links) DialPinned(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*PinnedConn, error) {
+// reach shows only in its answers: a refusal comes with the first RoundTrip, and
+// Explain puts it into words. The caller closes the connection.
+func (l *Links) DialPinned(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*http.ClientConn, tls.ConnectionState, error) {
+	c, err := l.dial(ctx, addr, grid)
+	if err != nil {
+		return nil, tls.ConnectionState{}, err
+	}
+	return c.cc, c.tls.ConnectionState(), nil
+}
+
+func (l *Links) dial(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*pinned, error) {
 	if addr.Port == 0 {
 		addr.Port = l.cfg.Port
 	}
@@ -78,7 +67,7 @@ func (l *Links) DialPinned(ctx context.Context, addr transports.Addr, grid ed255
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
-	c := &PinnedConn{raw: raw, addr: addr}
+	c := &pinned{raw: raw, addr: addr}
 	c.tls = tls.Client(raw, l.clientTLS(t.Status().Self, raw.Remote(), grid, &c.proof))
 	tlsCtx, cancel := context.WithTimeout(ctx, l.cfg.Timing.Handshake)
 	defer cancel()
@@ -94,24 +83,24 @@ func (l *Links) DialPinned(ctx context.Context, addr transports.Addr, grid ed255
 }
 
 // greet says hello and waits for the answer.
-func (l *Links) greet(ctx context.Context, c *PinnedConn, p *federation.Peer) (*Hello, time.Duration, error) {
+func (l *Links) greet(ctx context.Context, c *pinned, p *federation.Peer) (*Hello, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timing.Hello)
 	defer cancel()
 	body, err := json.Marshal(l.hello(p))
 	if err != nil {
 		return nil, 0, fmt.Errorf("hello: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, URL("/v1/hello"), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, requestURL("/v1/hello"), bytes.NewReader(body))
 	if err != nil {
 		return nil, 0, fmt.Errorf("hello: %w", err)
 	}
 	start := time.Now()
-	res, err := c.RoundTrip(req)
+	res, err := c.cc.RoundTrip(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, 0, fmt.Errorf("hello: no answer within %v: %w", l.cfg.Timing.Hello, err)
 		}
-		return nil, 0, fmt.Errorf("hello: %w", err)
+		return nil, 0, fmt.Errorf("hello: %w", explain(c.tls, err))
 	}
 	rtt := time.Since(start)
 	defer res.Body.Close()
@@ -210,10 +199,7 @@ var errNoAddress = errors.New("no address known on a network that this gateway s
 
 // connectTo dials one address.
 func (l *Links) connectTo(ctx context.Context, p *federation.Peer, addr transports.Addr) (*session, error) {
-	if addr.Port == 0 {
-		addr.Port = l.cfg.Port
-	}
-	c, err := l.DialPinned(ctx, addr, p.Key)
+	c, err := l.dial(ctx, addr, p.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +208,7 @@ func (l *Links) connectTo(ctx context.Context, p *federation.Peer, addr transpor
 		err = errRevoked
 	}
 	if err != nil {
-		c.Close()
+		c.close()
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	return newSession(c, h, rtt), nil
@@ -230,7 +216,7 @@ func (l *Links) connectTo(ctx context.Context, p *federation.Peer, addr transpor
 
 // session is a live outbound connection on which a hello was answered.
 type session struct {
-	*PinnedConn
+	*pinned
 	hello  *Hello
 	ctx    context.Context // its cause says why the session ended
 	cancel context.CancelCauseFunc
@@ -245,8 +231,8 @@ type session struct {
 
 var errLost = errors.New("connection lost")
 
-func newSession(c *PinnedConn, h *Hello, rtt time.Duration) *session {
-	s := &session{PinnedConn: c, hello: h, streams: map[*clientStream]struct{}{}}
+func newSession(c *pinned, h *Hello, rtt time.Duration) *session {
+	s := &session{pinned: c, hello: h, streams: map[*clientStream]struct{}{}}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.answered(h, rtt)
 	s.expiry = time.AfterFunc(untilExpiry(c.tls), func() { s.cancel(errors.New("the peer's leaf has expired")) })
@@ -275,7 +261,7 @@ func (s *session) end(cause error) {
 	streams := s.streams
 	s.streams = nil
 	s.mu.Unlock()
-	s.Close()
+	s.close()
 	for st := range streams {
 		st.fail(cause)
 	}

@@ -155,7 +155,7 @@ func (o *outbound) heartbeats(p *federation.Peer, s *session) error {
 		if now := o.l.cfg.Directory.Now().Peer(o.id); now != nil {
 			p = now // its limits are part of the hello
 		}
-		h, rtt, err := o.l.greet(s.ctx, s.PinnedConn, p)
+		h, rtt, err := o.l.greet(s.ctx, s.pinned, p)
 		if err != nil {
 			if s.ctx.Err() != nil {
 				return context.Cause(s.ctx)

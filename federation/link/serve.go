@@ -16,7 +16,8 @@ import (
 	"github.com/yggate/yggate/transports"
 )
 
-// UnknownPaths are what a grid key without an active peer reaches.
+// UnknownPaths are what a grid key without an active peer reaches. The
+// RemoteAddr of all requests is the authenticated transports.Addr.
 var UnknownPaths = []string{"POST /v1/pair", "POST /v1/descriptor"}
 
 type (
@@ -44,6 +45,7 @@ func ProofFrom(ctx context.Context) (proof federation.Proof, remote transports.A
 // servePeer serves a connection that an active peer has opened.
 func (l *Links) servePeer(w http.ResponseWriter, r *http.Request) {
 	in := r.Context().Value(inboundKey{}).(*inbound)
+	r.RemoteAddr = in.remote.String()
 	// The connection is closed soon after a peer stops being active; no request
 	// gets through in between.
 	p := l.cfg.Directory.Now().Peer(in.peer)
@@ -57,6 +59,7 @@ func (l *Links) servePeer(w http.ResponseWriter, r *http.Request) {
 
 // serveUnknown serves a connection of any other grid key.
 func (l *Links) serveUnknown(w http.ResponseWriter, r *http.Request) {
+	r.RemoteAddr = r.Context().Value(inboundKey{}).(*inbound).remote.String()
 	if l.cfg.Unknown != nil && slices.Contains(UnknownPaths, r.Method+" "+r.URL.Path) {
 		r.Body = http.MaxBytesReader(w, r.Body, unknownBody)
 		l.cfg.Unknown.ServeHTTP(w, r)

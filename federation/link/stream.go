@@ -54,7 +54,7 @@ func (s *session) open(ctx context.Context, path string) (*clientStream, error) 
 		return nil, federation.ErrPeerDown
 	}
 	stop := context.AfterFunc(ctx, cancel) // until there is an answer
-	req, err := http.NewRequestWithContext(reqCtx, http.MethodPost, URL(path), body)
+	req, err := http.NewRequestWithContext(reqCtx, http.MethodPost, requestURL(path), body)
 	if err != nil {
 		st.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -119,22 +119,32 @@ var errWrongGrid = errors.New("the node belongs to another grid")
 // errRefused is a refusal by the far end, in its TLS layer or by its HTTP answer.
 var errRefused = errors.New("refused by the peer")
 
-// explain turns the alert of a far end that refused this gateway into words. In
-// TLS 1.3 a client's handshake succeeds before the server has looked at its
-// certificate; the refusal comes with the first read (RFC 8446 §4.4.2, §2).
-func explain(conn *tls.Conn, err error) error {
+// Explain turns the alert of a far end that refused this gateway into words; an
+// error of another kind is returned as it is. In TLS 1.3 a client's handshake
+// succeeds before the server has looked at its certificate, so the refusal comes
+// with the first read (RFC 8446 §2, §4.4.2).
+func Explain(err error) error {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "remote error" {
-		// The write side may have failed first; the alert then waits to be read.
-		if conn == nil {
-			return err
-		}
-		conn.SetReadDeadline(time.Now().Add(time.Second))
-		_, readErr := conn.Read(make([]byte, 1))
-		if !errors.As(readErr, &op) || op.Op != "remote error" {
-			return err
+		return err
+	}
+	return fmt.Errorf("%w: %s: its operator has blocked this grid or node, or one side's clock or node address "+
+		"is wrong; its log says which", errRefused, op.Err)
+}
+
+// explain is Explain for a connection whose write side may have failed before
+// the alert was read.
+func explain(conn *tls.Conn, err error) error {
+	if said := Explain(err); errors.Is(said, errRefused) {
+		return said
+	}
+	// A read error of a tls.Conn stays, so this finds an alert that was read.
+	if conn.SetReadDeadline(time.Now().Add(time.Second)) == nil {
+		if _, readErr := conn.Read(make([]byte, 1)); readErr != nil {
+			if said := Explain(readErr); errors.Is(said, errRefused) {
+				return said
+			}
 		}
 	}
-	return fmt.Errorf("%w: %s; its operator has blocked this grid or node, "+
-		"or one side's clock or node address is wrong: its log says which", errRefused, op.Err)
+	return err
 }
