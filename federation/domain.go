@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -23,6 +24,9 @@ func NormalizeDomain(domain string) (string, error) {
 	}
 	if len(domain) > 1023 { // RFC 7622 §3.2, in bytes; keeps IDNA's work bounded
 		return "", fmt.Errorf("domain %.40q...: %d bytes is too long", domain, len(domain))
+	}
+	if !utf8.ValidString(domain) {
+		return "", fmt.Errorf("domain %.260q: not UTF-8", domain)
 	}
 	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(domain, "."))
 	if err != nil {
