@@ -193,8 +193,4 @@ func TestOpenSSLAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	out, err = exec.Command(openssl, "x509", "-in", file, "-noout", "-ext", "subjectAltName", "-nameopt", "utf8").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "XmppAddr") || !strings.Contains(string(out), "bücher.grid") {
-		t.Errorf("no id-on-xmppAddr: %v %s", err, out)
-	}
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -83,7 +82,7 @@ func (c *CA) WriteServer(path string, domains []string, mode fs.FileMode) error 
 }
 
 func (c *CA) issue(domains []string, life time.Duration) (*tls.Certificate, error) {
-	san, err := altNames(domains)
+	names, err := hostnames(domains)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +99,7 @@ func (c *CA) issue(domains []string, life time.Duration) (*tls.Certificate, erro
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
-		ExtraExtensions:       []pkix.Extension{san},
+		DNSNames:              names,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, &key.PublicKey, c.key)
 	if err != nil {
@@ -113,44 +112,22 @@ func (c *CA) issue(domains []string, life time.Duration) (*tls.Certificate, erro
 	return &tls.Certificate{Certificate: [][]byte{der, c.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-var (
-	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidXMPPAddr       = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 5} // id-on-xmppAddr, RFC 6120 §13.7.1.4
-)
-
-// altNames names each domain twice: as dNSName, in A-labels, and as
-// id-on-xmppAddr, in U-labels, because servers differ in which they read.
-func altNames(domains []string) (pkix.Extension, error) {
+// hostnames gives domains as certificates name them, in A-labels. They stand as
+// dNSName only: ejabberd 23.01 (p1_xmpp 1.6.1) crashes in SASL EXTERNAL on a
+// certificate that has an id-on-xmppAddr (RFC 6120 §13.7.1.4) as well.
+func hostnames(domains []string) ([]string, error) {
 	if len(domains) == 0 {
-		return pkix.Extension{}, errors.New("no domain given")
+		return nil, errors.New("no domain given")
 	}
-	var names []asn1.RawValue
-	for _, d := range domains {
+	names := make([]string, len(domains))
+	for i, d := range domains {
 		ascii, err := idna.Lookup.ToASCII(d)
 		if err != nil || ascii == "" || len(ascii) > 253 || strings.ContainsAny(ascii, ":[]/@* ") {
-			return pkix.Extension{}, fmt.Errorf("%q is not a domain name", d)
+			return nil, fmt.Errorf("%q is not a domain name", d)
 		}
-		unicode, err := idna.Lookup.ToUnicode(ascii)
-		if err != nil {
-			return pkix.Extension{}, fmt.Errorf("%q is not a domain name: %w", d, err)
-		}
-		addr, err := asn1.Marshal(struct {
-			ID    asn1.ObjectIdentifier
-			Value string `asn1:"utf8,explicit,tag:0"`
-		}{oidXMPPAddr, unicode})
-		if err != nil {
-			return pkix.Extension{}, err
-		}
-		var other asn1.RawValue
-		if _, err := asn1.Unmarshal(addr, &other); err != nil {
-			return pkix.Extension{}, err
-		}
-		names = append(names,
-			asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(ascii)},
-			asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: other.Bytes})
+		names[i] = ascii
 	}
-	der, err := asn1.Marshal(names)
-	return pkix.Extension{Id: oidSubjectAltName, Value: der}, err
+	return names, nil
 }
 
 // cache holds the most recently used leaves. Its zero value is ready.
