@@ -83,6 +83,8 @@ func (s Standalone) validate(p Params) error {
 	switch {
 	case len(p.Domains) != 1 || len(p.MUC) != 1:
 		return fmt.Errorf("want one domain and one MUC service, have %d and %d", len(p.Domains), len(p.MUC))
+	case len(p.Detached()) > 0:
+		return fmt.Errorf("MUC service %q: want one directly below %q", p.MUC[0], p.Domains[0])
 	case !filepath.IsAbs(s.Dir) || strings.ContainsFunc(s.Dir, unfit):
 		return fmt.Errorf("directory %q: want an absolute path without spaces and quotes", s.Dir)
 	case !fitListen(s.C2S) || !fitListen(s.S2S):

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -22,7 +23,7 @@ const (
 // Params is what the fragments depend on.
 type Params struct {
 	// Domains are the server's own virtual hosts that federate through yggate,
-	// MUC the host names of its group chat services.
+	// MUC the host names of its group chat and other services.
 	Domains, MUC []string
 	// Cert is the absolute path of a PEM file with key, certificate and chain,
 	// which yggate issues for Domains and MUC; CA that of yggate's local CA.
@@ -58,6 +59,14 @@ func (p Params) LocalZone() string {
 		}
 	}
 	return ""
+}
+
+// Detached returns the services that are not one label below one of Domains.
+func (p Params) Detached() []string {
+	return slices.DeleteFunc(slices.Clone(p.MUC), func(service string) bool {
+		_, parent, _ := strings.Cut(service, ".")
+		return slices.Contains(p.Domains, parent)
+	})
 }
 
 // Validate says what is missing or unfit. What passes can be put between double

@@ -163,6 +163,20 @@ func TestLocalZone(t *testing.T) {
 	}
 }
 
+// Prosody's services inherit from the host one label above only.
+func TestDetached(t *testing.T) {
+	p := params(DNS)
+	p.MUC = []string{"conference.a.grid", "rooms.chat.a.grid", "pubsub.a.grid"}
+	g, err := For(Prosody, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := g.Fragments[len(g.Fragments)-1].What
+	if !strings.Contains(last, "rooms.chat.a.grid does\nnot") || strings.Contains(last, "pubsub.a.grid") {
+		t.Errorf("the explanation does not name rooms.chat.a.grid alone:\n%s", last)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	bad := map[string]struct {
 		change func(*Params)

@@ -1,11 +1,9 @@
 s2s_require_encryption = true
 s2s_secure_auth = true
 unbound = {
-	hoststxt = "/srv/xmpp/hosts";
-	resolvconf = false;
-	options = { ["local-zone:"] = ". static" };
+    hoststxt = "/srv/xmpp/hosts";
+    resolvconf = false;
+    options = { ["local-zone:"] = ". static" };
 }
 VirtualHost "a.grid"
-	s2s_ssl = { key = "/var/lib/yggate/xmpp/server.pem"; certificate = "/var/lib/yggate/xmpp/server.pem"; cafile = "/var/lib/yggate/xmpp/ca.pem"; capath = "/etc/ssl/certs" }
-Component "conference.a.grid" "muc"
-	s2s_ssl = { key = "/var/lib/yggate/xmpp/server.pem"; certificate = "/var/lib/yggate/xmpp/server.pem"; cafile = "/var/lib/yggate/xmpp/ca.pem"; capath = "/etc/ssl/certs" }
+    s2s_ssl = { key = "/var/lib/yggate/xmpp/server.pem"; certificate = "/var/lib/yggate/xmpp/server.pem"; cafile = "/var/lib/yggate/xmpp/ca.pem"; capath = "/etc/ssl/certs" }
