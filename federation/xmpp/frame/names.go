@@ -70,8 +70,8 @@ func (s *scanner) namespaces(b []byte) error {
 			return err
 		}
 	}
-	name := s.open[len(s.open)-1]
-	if prefix, _ := cutName(name.of(b)); prefix != nil {
+	el := s.open[len(s.open)-1]
+	if prefix, _ := cutName(el.of(b)); prefix != nil {
 		if _, ok := s.lookup(b, prefix); !ok {
 			return refuse(NotWellFormed, "element name with a prefix that is not bound")
 		}
@@ -100,9 +100,8 @@ func (s *scanner) namespaces(b []byte) error {
 
 // declare takes note of an attribute that binds a namespace.
 func (s *scanner) declare(b []byte, a attr) error {
-	name := a.name.of(b)
-	prefix, local := cutName(name)
-	isDefault := string(name) == "xmlns"
+	prefix, local := cutName(a.name.of(b))
+	isDefault := prefix == nil && string(local) == "xmlns"
 	if !isDefault && string(prefix) != "xmlns" {
 		return nil
 	}

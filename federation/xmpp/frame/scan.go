@@ -31,7 +31,16 @@ type span struct{ from, to int32 }
 func (s span) of(b []byte) []byte { return b[s.from:s.to] }
 func (s span) len() int           { return int(s.to - s.from) }
 
-type attr struct{ name, value span }
+// name is the name of an element or attribute. The key is its first eight bytes.
+type name struct {
+	span
+	key uint64
+}
+
+type attr struct {
+	name  name
+	value span
+}
 
 // scanner finds the end of one top-level element. It may be fed any prefix that
 // grows; what it says depends only on the bytes, never on how they were cut.
@@ -46,7 +55,7 @@ type scanner struct {
 	ref    bool  // a reference stood in the value at hand
 	ns     bool  // the tag at hand needs a look at its namespaces
 
-	open  []span // names of the open elements
+	open  []name // of the open elements
 	attrs []attr // attributes of the tag at hand
 	bound []binding
 	// ambient are prefixes that the stream header has bound. Only a top-level
@@ -77,7 +86,9 @@ func (s *scanner) scanTo(b []byte, until state) (n int, err error) {
 	for i < len(b) {
 		switch s.state {
 		case inText:
-			i, err = s.text(b, i)
+			if i = s.plain(b, i); s.state == inText {
+				i, err = s.text(b, i)
+			}
 		case afterLess:
 			i, err = s.markup(b, i)
 		case inEndTag, afterEndName:
@@ -112,9 +123,7 @@ func (s *scanner) full(b []byte) error {
 
 func (s *scanner) text(b []byte, i int) (int, error) {
 	for {
-		for i < len(b) && class[b[i]]&stopText == 0 {
-			i++
-		}
+		i = skipText(b, i)
 		if i == len(b) {
 			return i, nil
 		}
@@ -122,6 +131,8 @@ func (s *scanner) text(b []byte, i int) (int, error) {
 		case c == '<':
 			s.state = afterLess
 			return i + 1, nil
+		case class[c]&space != 0:
+			i++
 		case c == '>':
 			if i >= 2 && b[i-1] == ']' && b[i-2] == ']' {
 				return i, refuse(NotWellFormed, `"]]>" in text`)
@@ -191,7 +202,7 @@ func (s *scanner) markup(b []byte, i int) (int, error) {
 		if len(s.open) == s.lim.Depth {
 			return i, refuse(PolicyViolation, "elements nested deeper than %d", s.lim.Depth)
 		}
-		s.open = append(s.open, span{int32(i), int32(i)})
+		s.open = append(s.open, name{span: span{int32(i), int32(i)}})
 		s.attrs, s.seen, s.ns = s.attrs[:0], 0, false
 		s.state = inName
 		return i, nil
@@ -233,12 +244,12 @@ func (s *scanner) endTag(b []byte, i int) (int, error) {
 		if len(s.open) == 0 {
 			return i, refuse(NotWellFormed, "end tag without a start tag")
 		}
-		name := s.open[len(s.open)-1]
-		end := i + name.len()
+		start := s.open[len(s.open)-1]
+		end := i + start.len()
 		if end >= len(b) {
 			return i, errShort
 		}
-		if string(b[i:end]) != string(name.of(b)) || class[b[end]]&nameByte != 0 {
+		if string(b[i:end]) != string(start.of(b)) || class[b[end]]&nameByte != 0 {
 			return i, refuse(NotWellFormed, "end tag that does not match its start tag")
 		}
 		i = end

@@ -1,6 +1,6 @@
 package frame
 
-import "bytes"
+import "encoding/binary"
 
 // startTag goes on in a start tag.
 func (s *scanner) startTag(b []byte, i int) (int, error) {
@@ -41,6 +41,9 @@ func (s *scanner) startTag(b []byte, i int) (int, error) {
 // name goes on in a name and says whether its end is seen.
 func (s *scanner) name(b []byte, i int) (int, bool) {
 	seen := s.seen
+	if len(b)-i >= wordSize {
+		i += first(^lower(word(b, i)) & highs)
+	}
 	for i < len(b) {
 		c := class[b[i]]
 		if c&nameByte == 0 {
@@ -59,10 +62,11 @@ func (s *scanner) elementName(b []byte, i int) (int, error) {
 	if !ended {
 		return i, nil
 	}
-	name := &s.open[len(s.open)-1]
-	name.to = int32(i)
+	el := &s.open[len(s.open)-1]
+	el.to = int32(i)
+	el.key = keyOf(el.of(b))
 	if s.seen&odd != 0 {
-		if err := checkName(name.of(b)); err != nil {
+		if err := checkName(el.of(b)); err != nil {
 			return i, err
 		}
 		s.ns = true
@@ -73,6 +77,9 @@ func (s *scanner) elementName(b []byte, i int) (int, error) {
 
 // nextAttr finds an attribute or the end of the tag.
 func (s *scanner) nextAttr(b []byte, i int) (int, error) {
+	if !s.spaced {
+		i = s.plainAttrs(b, i)
+	}
 	for i < len(b) && class[b[i]]&space != 0 {
 		s.spaced = true
 		i++
@@ -94,7 +101,7 @@ func (s *scanner) nextAttr(b []byte, i int) (int, error) {
 	case len(s.attrs) == s.lim.Attrs:
 		return i, refuse(PolicyViolation, "more than %d attributes", s.lim.Attrs)
 	}
-	s.attrs = append(s.attrs, attr{name: span{int32(i), int32(i)}})
+	s.attrs = append(s.attrs, attr{name: name{span: span{int32(i), int32(i)}}})
 	s.state, s.seen = inAttrName, 0
 	return i, nil
 }
@@ -106,20 +113,27 @@ func (s *scanner) attrName(b []byte, i int) (int, error) {
 	}
 	a := &s.attrs[len(s.attrs)-1]
 	a.name.to = int32(i)
-	name := a.name.of(b)
-	if s.seen&odd != 0 && string(name) != "xml:lang" {
-		if err := checkName(name); err != nil {
+	text := a.name.of(b)
+	a.name.key = keyOf(text)
+	if s.seen&odd != 0 && string(text) != "xml:lang" {
+		if err := checkName(text); err != nil {
 			return i, err
 		}
 		s.ns = true
 	}
 	for _, other := range s.attrs[:len(s.attrs)-1] {
-		if other.name.len() == len(name) && string(other.name.of(b)) == string(name) {
+		if other.name.key == a.name.key && string(other.name.of(b)) == string(text) {
 			return i, refuse(NotWellFormed, "attribute given twice")
 		}
 	}
 	s.state = wantEquals
 	return i, nil
+}
+
+func keyOf(text []byte) uint64 {
+	var first [wordSize]byte
+	copy(first[:], text)
+	return binary.LittleEndian.Uint64(first[:])
 }
 
 // expect skips white space and consumes c.
@@ -155,9 +169,7 @@ func (s *scanner) openQuote(b []byte, i int) (int, error) {
 
 func (s *scanner) attrValue(b []byte, i int) (int, error) {
 	for {
-		for i < len(b) && class[b[i]]&stopValue == 0 {
-			i++
-		}
+		i = skipValue(b, i, s.quote)
 		if i == len(b) {
 			return i, nil
 		}
@@ -165,12 +177,12 @@ func (s *scanner) attrValue(b []byte, i int) (int, error) {
 		case s.quote:
 			a := &s.attrs[len(s.attrs)-1]
 			a.value.to = int32(i)
-			if s.suspicious(b, a) {
+			if a.name.key == xmlnsKey && (s.ref || mayBeReserved(a.value.len())) {
 				s.ns = true
 			}
 			s.state, s.spaced = wantAttr, false
 			return i + 1, nil
-		case '\'', '"':
+		case '\'', '"', ' ', '\t', '\n', '\r':
 			i++
 		case '<':
 			return i, refuse(NotWellFormed, "'<' in an attribute value")
@@ -184,11 +196,14 @@ func (s *scanner) attrValue(b []byte, i int) (int, error) {
 	}
 }
 
-// suspicious says whether a default namespace might be a reserved one.
-func (s *scanner) suspicious(b []byte, a *attr) bool {
-	n := a.value.len()
-	return (n == len(xmlURI) || n == len(xmlnsURI) || s.ref) && bytes.Equal(a.name.of(b), []byte("xmlns"))
-}
+var (
+	xmlnsKey   = keyOf([]byte("xmlns"))
+	xmlLangKey = keyOf([]byte("xml:lang"))
+)
+
+// mayBeReserved says of a default namespace's length whether it might be the
+// name of one that must not be bound.
+func mayBeReserved(n int) bool { return n == len(xmlURI) || n == len(xmlnsURI) }
 
 // endStartTag is called when a start tag is complete.
 func (s *scanner) endStartTag(b []byte) error {
