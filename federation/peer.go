@@ -37,6 +37,9 @@ type Peer struct {
 	// Policy is what this peer may do, configuration applied.
 	Policy  Policy
 	Created time.Time
+	// LastHeard is when something was last heard from it before this snapshot;
+	// zero: never. Of a live link, link knows better.
+	LastHeard time.Time
 }
 
 // Claim binds a domain to a grid for one protocol.

@@ -168,7 +168,7 @@ func (r *Registry) snapshot(ctx context.Context) (*Snapshot, error) {
 	for _, row := range rows {
 		p := &Peer{
 			ID: GridID(row.Grid), Name: row.Name, Key: ed25519.PublicKey(row.Key), State: State(row.State),
-			Policy: r.policy(row.Name), Created: row.Created,
+			Policy: r.policy(row.Name), Created: row.Created, LastHeard: row.LastHeard,
 		}
 		if old := before.Peer(p.ID); old != nil && old.Descriptor != nil &&
 			old.Descriptor.Rot == row.Rot && old.Descriptor.Seq == row.Seq {

@@ -1,0 +1,527 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/yggate/yggate/store"
+)
+
+// world is a registry with its store, and a clock that tests move.
+type world struct {
+	*Registry
+	store *store.Store
+	id    *Identity
+	now   time.Time
+	allow map[string]map[Protocol]bool // by petname; "": anyone
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	id, _, _ := newIdentity(t)
+	w := &world{id: id, now: time.Now().Truncate(time.Second), allow: map[string]map[Protocol]bool{"": {XMPP: true, Matrix: true}}}
+	s, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "db")})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	w.store = s
+	w.open(t)
+	return w
+}
+
+// open opens the registry anew, as after a restart.
+func (w *world) open(t *testing.T) {
+	t.Helper()
+	r, err := OpenRegistry(t.Context(), RegistryConfig{
+		Store: w.store, Identity: w.id, Name: "home",
+		Own:   map[Protocol][]string{XMPP: {"Home.grid"}, Matrix: {"home.grid"}, MQTT: {"home/"}},
+		Nodes: []Node{{ID: "n1", SPKI: w.id.NodeSPKI(), Addrs: []string{"tcp:127.0.0.1"}}},
+		Policy: func(name string) Policy {
+			if a, ok := w.allow[name]; ok {
+				return Policy{Allow: a}
+			}
+			return Policy{Allow: w.allow[""]}
+		},
+		Now: func() time.Time { return w.now },
+	})
+	must(t, err)
+	w.Registry = r
+}
+
+// grid is another grid, which signs descriptors.
+type grid struct {
+	*Identity
+	seq uint64
+}
+
+func newGrid(t *testing.T) *grid {
+	id, _, _ := newIdentity(t)
+	return &grid{Identity: id}
+}
+
+// says signs a descriptor that claims XMPP domains.
+func (g *grid) says(t *testing.T, domains ...string) []byte {
+	t.Helper()
+	g.seq++
+	d := describeSelf(g.Identity, time.Now())
+	d.Seq, d.XMPP, d.Matrix, d.MQTT = g.seq, nil, nil, nil
+	if len(domains) > 0 {
+		d.XMPP = &XMPPService{Domains: domains}
+	}
+	return sign(t, g.Identity, d)
+}
+
+func (w *world) introduce(t *testing.T, name string, envelope []byte, expect ...string) *Peer {
+	t.Helper()
+	p, err := w.Introduce(t.Context(), Introduction{Name: name, Envelope: envelope, Expect: expect})
+	must(t, err)
+	return p
+}
+
+// claims lists the claims on XMPP domains as "domain holder status".
+func (w *world) claims() []string {
+	var out []string
+	snap := w.Directory().Now()
+	for _, c := range snap.Claims() {
+		out = append(out, fmt.Sprintf("%s %s %s", c.Domain, snap.Peer(c.Grid).Name, c.Status))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func wantClaims(t *testing.T, w *world, want ...string) {
+	t.Helper()
+	if got := w.claims(); !slices.Equal(got, want) {
+		t.Errorf("claims %q, want %q", got, want)
+	}
+}
+
+// audited says whether an event is on record.
+func (w *world) audited(t *testing.T, event string) bool {
+	t.Helper()
+	entries, err := store.Audit(t.Context(), w.store.Read(), 1000)
+	must(t, err)
+	return slices.ContainsFunc(entries, func(e store.AuditEntry) bool { return e.Event == event })
+}
+
+func TestIntroduceExpectedDomainsAreActive(t *testing.T) {
+	for name, c := range map[string]struct {
+		domains, expect []string
+		want            State
+	}{
+		"as expected":         {[]string{"bob.grid"}, []string{"bob.grid"}, StateActive},
+		"below the expected":  {[]string{"bob.grid", "muc.bob.grid"}, []string{"bob.grid"}, StateActive},
+		"one unexpected":      {[]string{"bob.grid", "alice.grid"}, []string{"bob.grid"}, StatePending},
+		"only ends alike":     {[]string{"evilbob.grid"}, []string{"bob.grid"}, StatePending},
+		"above the expected":  {[]string{"grid"}, []string{"bob.grid"}, StatePending},
+		"nothing was asked":   {[]string{"bob.grid"}, nil, StatePending},
+		"claims nothing":      {nil, []string{"bob.grid"}, StateActive},
+		"nothing for nothing": {nil, nil, StatePending},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, g := newWorld(t), newGrid(t)
+			p := w.introduce(t, "bob", g.says(t, c.domains...), c.expect...)
+			if p.State != c.want {
+				t.Fatalf("state %s, want %s", p.State, c.want)
+			}
+			for _, d := range c.domains {
+				if _, err := w.Directory().Now().Route(XMPP, d); (err == nil) != (c.want == StateActive) {
+					t.Errorf("route to %s: %v", d, err)
+				}
+			}
+		})
+	}
+}
+
+func TestRegistrySurvivesRestart(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	must(t, w.Pause(t.Context(), "bob"))
+	heard := time.Unix(1_700_000_000, 0)
+	must(t, w.Heard(t.Context(), g.ID(), heard))
+	w.open(t)
+	p := w.Directory().Now().PeerByKey(g.Key())
+	if p == nil || p.Name != "bob" || p.State != StatePaused || p.Descriptor == nil || p.Descriptor.Seq != 1 || !p.LastHeard.Equal(heard) {
+		t.Fatalf("after restart: %+v", p)
+	}
+	wantClaims(t, w, "bob.grid bob active")
+}
+
+func TestStates(t *testing.T) {
+	do := map[string]func(*Registry, context.Context, string) error{
+		"approve": (*Registry).Approve, "pause": (*Registry).Pause, "resume": (*Registry).Resume,
+		"block": (*Registry).Block, "remove": (*Registry).Remove,
+	}
+	legal := map[State]map[string]State{
+		StatePending: {"approve": StateActive, "block": StateBlocked, "remove": StateRemoved},
+		StateActive:  {"pause": StatePaused, "block": StateBlocked, "remove": StateRemoved},
+		StatePaused:  {"resume": StateActive, "block": StateBlocked, "remove": StateRemoved},
+		StateBlocked: {"remove": StateRemoved},
+		StateRemoved: {"block": StateBlocked},
+	}
+	reach := map[State][]string{
+		StatePending: {}, StateActive: {"approve"}, StatePaused: {"approve", "pause"},
+		StateBlocked: {"block"}, StateRemoved: {"remove"},
+	}
+	for from, path := range reach {
+		for verb := range do {
+			t.Run(string(from)+" "+verb, func(t *testing.T) {
+				w, g := newWorld(t), newGrid(t)
+				w.introduce(t, "bob", g.says(t, "bob.grid"))
+				for _, step := range path {
+					must(t, do[step](w.Registry, t.Context(), "bob"))
+				}
+				want, ok := legal[from][verb]
+				if !ok {
+					want = from
+				}
+				err := do[verb](w.Registry, t.Context(), "bob")
+				if ok != (err == nil) || !ok && !errors.Is(err, ErrIllegalState) {
+					t.Errorf("got %v", err)
+				}
+				if p := w.Directory().Now().Peer(g.ID()); p.State != want {
+					t.Errorf("state %s, want %s", p.State, want)
+				}
+				owned := w.Directory().Now().Owner(XMPP, "bob.grid") != nil
+				if owned != (want == StateActive || want == StatePaused) {
+					t.Errorf("in state %s the domain is held: %v", want, owned)
+				}
+			})
+		}
+	}
+	w := newWorld(t)
+	if err := w.Approve(t.Context(), "nobody"); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("unknown peer: %v", err)
+	}
+}
+
+func TestBlockedIsForGood(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	must(t, w.Block(t.Context(), "bob"))
+	if _, err := w.Introduce(t.Context(), Introduction{Name: "bob2", Envelope: g.says(t, "bob.grid"), Expect: []string{"bob.grid"}}); !errors.Is(err, ErrBlocked) {
+		t.Errorf("introduced anew: %v", err)
+	}
+	if _, err := w.AcceptDescriptor(t.Context(), g.says(t, "bob.grid")); !errors.Is(err, ErrBlocked) {
+		t.Errorf("descriptor: %v", err)
+	}
+	wantClaims(t, w)
+}
+
+func TestRemovedMayComeBack(t *testing.T) {
+	w, g, other := newWorld(t), newGrid(t), newGrid(t)
+	old := g.says(t, "bob.grid")
+	w.introduce(t, "bob", old, "bob.grid")
+	w.introduce(t, "carol", other.says(t))
+	newest := g.says(t, "bob.grid")
+	if _, err := w.AcceptDescriptor(t.Context(), newest); err != nil {
+		t.Fatal(err)
+	}
+	must(t, w.Remove(t.Context(), "bob"))
+	if _, err := w.AcceptDescriptor(t.Context(), g.says(t, "bob.grid")); !errors.Is(err, ErrPeerNotActive) {
+		t.Errorf("a tombstone took a descriptor: %v", err)
+	}
+	if _, err := w.Introduce(t.Context(), Introduction{Name: "carol", Envelope: newest}); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("name of another: %v", err)
+	}
+	if _, err := w.Introduce(t.Context(), Introduction{Name: "bob", Envelope: old}); !errors.Is(err, ErrRollback) {
+		t.Errorf("came back with an old descriptor: %v", err)
+	}
+	if p := w.introduce(t, "robert", g.says(t, "bob.grid"), "bob.grid"); p.State != StateActive || p.Name != "robert" {
+		t.Errorf("came back as %+v", p)
+	}
+	wantClaims(t, w, "bob.grid robert active")
+}
+
+func TestNameOfRemovedIsFree(t *testing.T) {
+	w, first, second := newWorld(t), newGrid(t), newGrid(t)
+	w.introduce(t, "bob", first.says(t))
+	if _, err := w.Introduce(t.Context(), Introduction{Name: "bob", Envelope: second.says(t)}); !errors.Is(err, ErrNameTaken) {
+		t.Fatalf("two bobs: %v", err)
+	}
+	must(t, w.Remove(t.Context(), "bob"))
+	w.introduce(t, "bob", second.says(t))
+	must(t, w.Approve(t.Context(), "bob"))
+	if s := w.Directory().Now().Peer(second.ID()).State; s != StateActive {
+		t.Errorf("the living bob is %s", s)
+	}
+}
+
+func TestSecondClaimantIsInConflict(t *testing.T) {
+	w, bob, eve := newWorld(t), newGrid(t), newGrid(t)
+	w.introduce(t, "bob", bob.says(t, "bob.grid"), "bob.grid")
+	w.introduce(t, "eve", eve.says(t, "bob.grid"), "bob.grid")
+	wantClaims(t, w, "bob.grid bob active", "bob.grid eve conflict")
+	owner := func() string { return w.Directory().Now().Owner(XMPP, "bob.grid").Name }
+	if owner() != "bob" {
+		t.Errorf("the domain went to %s", owner())
+	}
+	must(t, w.AssignDomain(t.Context(), XMPP, "BOB.grid", "eve"))
+	wantClaims(t, w, "bob.grid bob conflict", "bob.grid eve active")
+	if owner() != "eve" {
+		t.Errorf("assigned to eve, held by %s", owner())
+	}
+	// The holder goes: the domain is no one's until the operator says so.
+	must(t, w.Remove(t.Context(), "eve"))
+	wantClaims(t, w, "bob.grid bob conflict")
+	if w.Directory().Now().Owner(XMPP, "bob.grid") != nil {
+		t.Error("the domain was silently switched")
+	}
+	must(t, w.AssignDomain(t.Context(), XMPP, "bob.grid", "bob"))
+	if owner() != "bob" {
+		t.Errorf("assigned to bob, held by %s", owner())
+	}
+}
+
+func TestAssignDomainRefuses(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"))
+	for name, c := range map[string]struct {
+		domain, peer, want string
+	}{
+		"pending peer": {"bob.grid", "bob", "it is pending"},
+		"unknown peer": {"bob.grid", "nobody", "no such peer"},
+		"own domain":   {"home.grid", "bob", "this grid's own"},
+		"no domain":    {"1.2.3.4", "bob", "IP address"},
+		"not claimed":  {"carol.grid", "bob", "pending"},
+	} {
+		if err := w.AssignDomain(t.Context(), XMPP, c.domain, c.peer); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	must(t, w.Approve(t.Context(), "bob"))
+	if err := w.AssignDomain(t.Context(), XMPP, "carol.grid", "bob"); err == nil || !strings.Contains(err.Error(), "does not claim it") {
+		t.Errorf("not claimed: %v", err)
+	}
+}
+
+func TestOwnDomainCannotBeClaimed(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid", "home.grid"), "bob.grid", "home.grid")
+	wantClaims(t, w, "bob.grid bob active")
+	if !w.audited(t, "claim-refused") {
+		t.Error("not audited")
+	}
+	if _, err := w.Directory().Now().Route(XMPP, "home.grid"); !errors.Is(err, ErrUnknownDomain) {
+		t.Errorf("own domain is routed: %v", err)
+	}
+}
+
+func TestLaterDomains(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	accept := func(domains ...string) {
+		t.Helper()
+		_, err := w.AcceptDescriptor(t.Context(), g.says(t, domains...))
+		must(t, err)
+	}
+	accept("bob.grid", "muc.bob.grid", "bank.example")
+	wantClaims(t, w, "bank.example bob pending", "bob.grid bob active", "muc.bob.grid bob active")
+	accept("bob.grid", "muc.bob.grid", "bank.example")
+	wantClaims(t, w, "bank.example bob pending", "bob.grid bob active", "muc.bob.grid bob active")
+	must(t, w.AssignDomain(t.Context(), XMPP, "bank.example", "bob"))
+	accept("bob.grid")
+	wantClaims(t, w, "bob.grid bob active")
+}
+
+func TestAcceptDescriptor(t *testing.T) {
+	w, g, stranger := newWorld(t), newGrid(t), newGrid(t)
+	first := g.says(t, "bob.grid")
+	w.introduce(t, "bob", first, "bob.grid")
+	second := g.says(t, "bob.grid")
+	refused := func(raw []byte, want error) {
+		t.Helper()
+		if _, err := w.AcceptDescriptor(t.Context(), raw); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	for range 2 { // the same again is no rollback
+		_, err := w.AcceptDescriptor(t.Context(), second)
+		must(t, err)
+	}
+	refused(first, ErrRollback)
+	if !w.audited(t, "descriptor-refused") {
+		t.Error("the rollback is not on record")
+	}
+	g.seq--
+	refused(g.says(t, "other.grid"), ErrRollback) // other content, same number
+	refused(stranger.says(t), ErrUnknownGrid)
+	refused([]byte("{}"), ErrBadDescriptor)
+	row, err := store.PeerByGrid(t.Context(), w.store.Read(), string(g.ID()))
+	must(t, err)
+	if !bytes.Equal(row.Envelope, second) {
+		t.Error("the signed bytes are not kept as they came")
+	}
+}
+
+func TestPeerRotatesItsKey(t *testing.T) {
+	w := newWorld(t)
+	ids := rotations(t, 2)
+	g := &grid{Identity: ids[0]}
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	rotated := &grid{Identity: ids[2]} // one rotation was missed
+	_, err := w.AcceptDescriptor(t.Context(), rotated.says(t, "bob.grid"))
+	must(t, err)
+	snap := w.Directory().Now()
+	if snap.PeerByKey(ids[0].Key()) != nil {
+		t.Error("the old key still is bob")
+	}
+	if p := snap.PeerByKey(ids[2].Key()); p == nil || p.Name != "bob" || p.ID != ids[0].ID() {
+		t.Errorf("the new key is %+v", p)
+	}
+	if _, err := w.AcceptDescriptor(t.Context(), g.says(t, "bob.grid")); !errors.Is(err, ErrRollback) {
+		t.Errorf("the old key still speaks: %v", err)
+	}
+	wantClaims(t, w, "bob.grid bob active")
+}
+
+func TestIntroduceRefuses(t *testing.T) {
+	w, g, other := newWorld(t), newGrid(t), newGrid(t)
+	d, err := ParseDescriptor(other.says(t), w.now)
+	must(t, err)
+	own, err := w.OwnDescriptorAs(t.Context(), "x")
+	must(t, err)
+	failing := errors.New("together or not at all")
+	for name, c := range map[string]struct {
+		in   Introduction
+		want string
+	}{
+		"bad name":       {Introduction{Name: "Bob", Envelope: g.says(t)}, "peer name"},
+		"ourselves":      {Introduction{Name: "me", Envelope: own}, "this grid itself"},
+		"bad descriptor": {Introduction{Name: "bob", Envelope: []byte("{}")}, "bad descriptor"},
+		"another grid":   {Introduction{Name: "bob", Envelope: g.says(t), Confirmed: d}, "not the grid that was confirmed"},
+		"failing with":   {Introduction{Name: "bob", Envelope: g.says(t), With: func(*sql.Tx) error { return failing }}, failing.Error()},
+	} {
+		if _, err := w.Introduce(t.Context(), c.in); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n := len(w.Directory().Now().Peers()); n != 0 {
+		t.Errorf("%d peers", n)
+	}
+}
+
+func TestIntroduceConfirmed(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	shown, err := ParseDescriptor(g.says(t, "bob.grid"), w.now)
+	must(t, err)
+	p, err := w.Introduce(t.Context(), Introduction{Name: "bob", Envelope: g.says(t, "bob.grid", "bank.example"), Confirmed: shown})
+	must(t, err)
+	if p.State != StatePending {
+		t.Errorf("a domain that was not shown was approved: %s", p.State)
+	}
+	p, err = w.Introduce(t.Context(), Introduction{Name: "bob", Envelope: g.says(t, "bob.grid"), Confirmed: shown})
+	must(t, err)
+	if p.State != StateActive {
+		t.Errorf("as shown, yet %s", p.State)
+	}
+	wantClaims(t, w, "bob.grid bob active")
+}
+
+func TestOwnDescriptorView(t *testing.T) {
+	w, bob, eve := newWorld(t), newGrid(t), newGrid(t)
+	w.introduce(t, "bob", bob.says(t))
+	w.introduce(t, "eve", eve.says(t))
+	view := func(g *grid) (*Descriptor, []byte) {
+		t.Helper()
+		raw, err := w.OwnDescriptor(t.Context(), g.ID())
+		must(t, err)
+		d, err := ParseDescriptor(raw, w.now)
+		must(t, err)
+		return d, raw
+	}
+	w.allow["eve"] = nil
+	must(t, w.Reload(t.Context()))
+	d, raw := view(bob)
+	if d.XMPP == nil || d.XMPP.Domains[0] != "home.grid" || d.Matrix == nil || d.MQTT != nil || d.Name != "home" || len(d.Nodes) != 1 {
+		t.Errorf("bob is told %+v", d)
+	}
+	if e, _ := view(eve); e.XMPP != nil || e.Matrix != nil || e.MQTT != nil {
+		t.Errorf("eve is told %+v", e)
+	}
+	if _, again := view(bob); !bytes.Equal(raw, again) {
+		t.Error("the same state, other bytes")
+	}
+	w.allow["eve"] = map[Protocol]bool{XMPP: true}
+	must(t, w.Reload(t.Context()))
+	after, _ := view(eve)
+	if after.XMPP == nil || after.Seq <= d.Seq {
+		t.Errorf("eve is told %+v after her policy changed", after)
+	}
+	w.now = w.now.Add(ownRefresh)
+	if aged, _ := view(bob); aged.Seq <= after.Seq || aged.Issued != w.now.Unix() {
+		t.Errorf("not issued anew after %s: seq %d", ownRefresh, aged.Seq)
+	}
+	if _, err := w.OwnDescriptor(t.Context(), newGrid(t).ID()); !errors.Is(err, ErrUnknownGrid) {
+		t.Errorf("a stranger: %v", err)
+	}
+}
+
+func TestOwnSeqNeverGoesBack(t *testing.T) {
+	w := newWorld(t)
+	seq := func() uint64 {
+		raw, err := w.OwnDescriptorAs(t.Context(), "x")
+		must(t, err)
+		d, err := ParseDescriptor(raw, w.now)
+		must(t, err)
+		return d.Seq
+	}
+	before := seq()
+	w.open(t)
+	if after := seq(); after <= before {
+		t.Errorf("restart: %d after %d", after, before)
+	}
+	// A backup from before is restored: its numbers are behind what peers saw.
+	must(t, w.store.Write(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.Exec(`DELETE FROM own_descriptor`)
+		return err
+	}))
+	w.now = w.now.Add(time.Hour)
+	w.open(t)
+	if after := seq(); after <= before+2 {
+		t.Errorf("restore: %d, and peers saw more than %d", after, before)
+	}
+}
+
+func TestChangeWakesSubscribers(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	changed, cancel := w.Directory().Subscribe()
+	defer cancel()
+	must(t, w.Pause(t.Context(), "bob"))
+	select {
+	case <-changed: // published before Pause returned
+	default:
+		t.Error("no one was told")
+	}
+	if p := w.Directory().Now().Peer(g.ID()); p.State != StatePaused {
+		t.Errorf("state %s", p.State)
+	}
+}
+
+func TestCheckPetname(t *testing.T) {
+	for _, ok := range []string{"b", "bob", "bob-2", "0", strings.Repeat("a", 32)} {
+		must(t, CheckPetname(ok))
+	}
+	for _, bad := range []string{"", "-", "-a", "a-", "Bob", "b b", "b.c", "b_c", "bücher", strings.Repeat("a", 33), "a\n"} {
+		if CheckPetname(bad) == nil {
+			t.Errorf("%q is a name", bad)
+		}
+	}
+}
+
+func TestOpenRegistryRefusesBadOwnDomains(t *testing.T) {
+	w := newWorld(t)
+	for _, own := range []map[Protocol][]string{{XMPP: {"1.2.3.4"}}, {XMPP: {"a.b", "A.B"}}, {MQTT: {"a"}}, {"smtp": {"a.b"}}} {
+		if _, err := OpenRegistry(t.Context(), RegistryConfig{Store: w.store, Identity: w.id, Own: own}); err == nil || !strings.Contains(err.Error(), "own domains") {
+			t.Errorf("%v: %v", own, err)
+		}
+	}
+}
