@@ -1,0 +1,263 @@
+package xmpp
+
+import (
+	"context"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane"
+	"github.com/yggate/yggate/federation/xmpp/frame"
+)
+
+// endPeer applies rule 1 of upkeep: it returns what the local server must hear,
+// and owes the peer what follows from it.
+func (k *upkeep) endPeer() [][]byte {
+	k.ended, k.ask = true, true
+	endings := k.in.endAll(func(*group) bool { return true })
+	for _, g := range k.out.groups {
+		switch g.kind {
+		case joined:
+			k.out.oweEnds(g)
+		case occupant:
+			k.out.keepEnds(g)
+		}
+	}
+	return endings
+}
+
+// endAll forgets the groups that end and returns the presence that ends them.
+func (t *table) endAll(ends func(*group) bool) [][]byte {
+	var out [][]byte
+	for _, g := range t.groups {
+		if ends(g) {
+			out = append(out, g.endings()...)
+			t.drop(g)
+		}
+	}
+	return out
+}
+
+// oweEnds owes the end of all presence of a group, an occupant's own last.
+func (t *table) oweEnds(g *group) {
+	for _, last := range []bool{false, true} {
+		for _, e := range g.entries {
+			if e.self == last {
+				t.oweEnd(e)
+			}
+		}
+	}
+}
+
+// keepEnds forgets what a room owes an occupant whose gateway tells it that it is
+// out, but for the word that it is: that gateway may not have noticed.
+func (t *table) keepEnds(g *group) {
+	for resource, e := range g.entries {
+		if !e.gone || !e.self {
+			t.remove(g, resource)
+		}
+	}
+}
+
+// leave forgets that a user is in a room.
+func (t *table) leave(user, room string) {
+	from, resource := split(user)
+	if g := t.groups[pair{from, room}]; g != nil && g.kind == joined {
+		t.remove(g, resource)
+	}
+}
+
+// tellLocal sends endings to the local server.
+func (p *peer) tellLocal(ctx context.Context, endings [][]byte, why string) {
+	if len(endings) == 0 {
+		return
+	}
+	owner := p.current()
+	p.a.metrics.ended.WithLabelValues(p.label(owner)).Add(float64(len(endings)))
+	p.log(owner).Info("presence ended", "why", why, "count", len(endings))
+	for _, stanza := range endings {
+		r, ok := replyWith(stanza)
+		if !ok {
+			continue
+		}
+		if p.toLocal.put(ctx, r) != nil {
+			return // shutting down: the streams go, too
+		}
+	}
+}
+
+// replyWith finds the stream that a stanza belongs on. An address that no longer
+// has a domain passed the policy once, but is of no use.
+func replyWith(stanza []byte) (reply, bool) {
+	top, err := frame.ParseTop(stanza)
+	if err != nil {
+		return reply{}, false
+	}
+	from, err := normalDomain(top.From)
+	if err != nil {
+		return reply{}, false
+	}
+	to, err := normalDomain(top.To)
+	return reply{from, to, stanza}, err == nil
+}
+
+// pay sends the peer what is owed to it, and the probes that are due; false means
+// that it has to be tried again.
+func (p *peer) pay(ctx context.Context) bool {
+	p.order.Lock()
+	defer p.order.Unlock()
+	k := &p.keep
+	p.mu.Lock()
+	debts := k.out.owed()
+	var probes [][]byte
+	if k.ask {
+		probes = k.interest.probes(p.speaksFor)
+	}
+	k.ask = false
+	p.mu.Unlock()
+	owed := len(debts)
+	for len(debts) > 0 {
+		chunk := debts[:min(len(debts), sendBatch)]
+		if !p.sendDebts(ctx, chunk) {
+			p.askAgain(probes != nil)
+			return false
+		}
+		debts = debts[len(chunk):]
+	}
+	for rest := probes; len(rest) > 0; {
+		chunk := rest[:min(len(rest), sendBatch)]
+		if p.a.lane.Send(ctx, p.id, lane.Eph, itemsOf(chunk)...) != nil {
+			p.askAgain(true)
+			return false
+		}
+		rest = rest[len(chunk):]
+	}
+	if owed+len(probes) > 0 {
+		p.log(p.current()).Info("presence brought up to date", "owed", owed, "probes", len(probes))
+	}
+	return true
+}
+
+// speaksFor says whether what is for a JID may go to this peer now.
+func (p *peer) speaksFor(jid string) bool {
+	d, err := normalDomain([]byte(jid))
+	if err != nil {
+		return false
+	}
+	owner, err := p.a.cfg.Directory.Now().Route(federation.XMPP, d)
+	return err == nil && owner.ID == p.id
+}
+
+// sendDebts sends some of what is owed and settles it. An item that comes back
+// before that is a newer debt, which paid leaves alone.
+func (p *peer) sendDebts(ctx context.Context, debts []debt) bool {
+	items := make([]lane.Item, 0, len(debts))
+	for _, d := range debts {
+		if p.speaksFor(d.group.to) { // or the domain was taken away, and the debt with it
+			items = append(items, lane.Item{Kind: federation.XMPP, Body: d.stanza})
+		}
+	}
+	if len(items) > 0 && p.a.lane.Send(ctx, p.id, lane.Eph, items...) != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, d := range debts {
+		p.keep.out.paid(d)
+	}
+	return true
+}
+
+// askAgain keeps probes due that were not sent.
+func (p *peer) askAgain(due bool) {
+	p.mu.Lock()
+	p.keep.ask = p.keep.ask || due
+	p.mu.Unlock()
+}
+
+// localLost applies rule 4 of upkeep for the own domains that are lost.
+func (p *peer) localLost(lost map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	is := func(jid string) bool {
+		d, err := normalDomain([]byte(jid))
+		return err == nil && lost[d]
+	}
+	for _, g := range k.out.groups {
+		if !is(g.from) {
+			continue
+		}
+		k.out.oweEnds(g)
+		if g.kind == contact && bareOf(g.to) == g.to {
+			if r, ok := replyWith(probeFor(g.to, g.from)); ok && !p.toLocal.offer(r) {
+				p.lost("probe to the local server: too many wait", 1)
+			}
+		}
+	}
+	for _, g := range k.in.groups {
+		// Contacts stay: the server will ask for them when their users log in.
+		if g.kind != contact && is(g.to) {
+			k.in.drop(g)
+		}
+	}
+	signal(p.wake)
+}
+
+// revoke ends the presence of domains that the peer no longer holds here, or may
+// no longer speak for, without a grace: the operator has said so.
+func (p *peer) revoke(ctx context.Context) {
+	p.mu.Lock()
+	k := &p.keep
+	endings := k.in.endAll(func(g *group) bool { return !p.speaksFor(g.from) })
+	k.ask = k.ask || len(endings) > 0 // should the operator think again
+	p.mu.Unlock()
+	p.tellLocal(ctx, endings, "the domain may no longer speak here")
+}
+
+// interest is the pairs of a local user and a remote contact whose presence the
+// user is entitled to.
+type interest struct {
+	limit, bytes int
+	pairs        map[pair]struct{}
+}
+
+func newInterest(limit int) *interest {
+	return &interest{limit: limit, pairs: map[pair]struct{}{}}
+}
+
+// pairBytes are charged for a pair beside its text.
+const pairBytes = 64
+
+// add remembers a pair; when there is no room another one is forgotten, which
+// then is not asked about after a cut.
+func (i *interest) add(p pair) {
+	cost := pairBytes + len(p.from) + len(p.to)
+	if _, ok := i.pairs[p]; ok || cost > i.limit {
+		return
+	}
+	for old := range i.pairs {
+		if i.bytes+cost <= i.limit {
+			break
+		}
+		i.remove(old)
+	}
+	i.pairs[p] = struct{}{}
+	i.bytes += cost
+}
+
+func (i *interest) remove(p pair) {
+	if _, ok := i.pairs[p]; ok {
+		delete(i.pairs, p)
+		i.bytes -= pairBytes + len(p.from) + len(p.to)
+	}
+}
+
+// probes asks for the contacts that may be asked for now.
+func (i *interest) probes(may func(contact string) bool) [][]byte {
+	out := make([][]byte, 0, len(i.pairs))
+	for p := range i.pairs {
+		if may(p.to) {
+			out = append(out, probeFor(p.from, p.to))
+		}
+	}
+	return out
+}

@@ -1,0 +1,233 @@
+package xmpp
+
+import (
+	"context"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+)
+
+// Presence is state that servers remember and nobody repeats. A server tells a
+// contact once that a user is there, and takes for granted that the word arrived
+// (RFC 6121 §4.2); a room keeps an occupant until it hears that it left
+// (XEP-0045 §7.14). Whoever stands between the servers must therefore make good
+// what is lost there, or contact lists lie and rooms keep ghosts. The rules:
+//
+// 1. Each gateway answers for what it told its own server. When a peer has been
+// down for Config.Grace, its users are ended towards the local server: every
+// presence of theirs that crossed is followed by "unavailable", towards contacts
+// and local rooms; a local user in a remote room gets the room's occupants and
+// itself removed with status 333 (XEP-0045 §9.1.2), so that the client shows it
+// and can enter anew. The peer's gateway does the same on its side of the cut,
+// and neither needs to know what the other did.
+//
+// 2. What the peer misses is owed to it. Presence of local users that changes
+// while the peer cannot be reached is kept, the newest of each pair, and sent
+// when it is back: the peer's gateway may have restarted or not have noticed the
+// cut, and nobody else can tell it. Where rule 1 told a local user that it is no
+// longer in a remote room, or an attempt to enter failed, "unavailable" for that
+// room is owed, so that it keeps no ghost; entering anew settles the debt.
+//
+// 3. Who ended presence asks for it. When the peer is back, a probe goes out from
+// each local user to each contact there whose presence it is entitled to, and the
+// contact's server answers with the present truth (RFC 6121 §4.3.2). One probe
+// per pair of bare addresses is enough, because the answer covers all resources.
+// That the user is entitled is known from what crossed before: presence from the
+// contact to the user's bare address, which servers send to subscribers only, or
+// a probe of the user's own server, which it sends at login for each contact with
+// "to" or "both". No other pair is probed: to a probe that is not entitled,
+// servers answer "unsubscribed", and that could undo a request still open.
+//
+// The probes of one side repair the view of that side. Both sides probe, so after
+// a cut that both have seen, both are right. Probes are also due
+//   - when the peer comes back in another epoch, however fast: its gateway has
+//     restarted, and has lost what it owed us by rule 2;
+//   - when a probe was lost: the user logged in while the peer was down.
+//
+// After a blip shorter than Grace in one epoch there is nothing to ask: each
+// gateway still has what it owes, and pays.
+//
+// 4. When the local server dies, its sessions and rooms are gone with it, and it
+// will never say so. LocalLost ends them towards the peers: "unavailable" for each
+// presence of its users and, from its rooms, for each occupant. If the
+// server lives after all, probes in the name of the remote contacts, put to it at
+// once, bring back what is true (only those contacts that its users' presence has
+// reached are named, so they are entitled). A dead one does not hear them; its
+// users send presence again when they log in.
+type upkeep struct {
+	in, out  *table
+	interest *interest // local users and remote contacts, for probes
+
+	up     bool
+	ended  bool      // rule 1 was applied since the peer was last up
+	downAt time.Time // start of the grace; zero while up
+	epoch  uint64
+	ask    bool      // probes are due
+	payAt  time.Time // when to try to send what is owed or to ask
+}
+
+// payPause is how long upkeep waits when the lane does not take what is owed
+// although the link is up: the lane is opening its stream again.
+const payPause = time.Second
+
+func newUpkeep(limit int) upkeep {
+	return upkeep{in: newTable(limit), out: newTable(limit), interest: newInterest(limit / 4)}
+}
+
+// PeerUp says that the link to a peer is up, and the epoch of the peer's gateway.
+// Lanes must be ready before. It does not block.
+func (a *Adapter) PeerUp(id federation.GridID, epoch uint64) {
+	p := a.peer(id)
+	p.mu.Lock()
+	k := &p.keep
+	k.ask = k.ask || (k.epoch != 0 && k.epoch != epoch)
+	k.up, k.ended, k.epoch = true, false, epoch
+	k.downAt, k.payAt = time.Time{}, time.Now()
+	p.mu.Unlock()
+	signal(p.wake)
+}
+
+// PeerDown says that the link to a peer went down. It does not block.
+func (a *Adapter) PeerDown(id federation.GridID) {
+	p := a.peer(id)
+	p.mu.Lock()
+	p.keep.down()
+	p.mu.Unlock()
+	signal(p.wake)
+}
+
+func (k *upkeep) down() {
+	if k.up || k.downAt.IsZero() {
+		k.up, k.ended, k.downAt = false, false, time.Now()
+	}
+}
+
+// LocalLost says that a local server died: that its connections broke without a
+// word. Domains are normalised. It does not block.
+func (a *Adapter) LocalLost(domains ...string) {
+	lost := make(map[string]bool, len(domains))
+	for _, d := range domains {
+		lost[d] = true
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for _, p := range a.peers {
+		p.localLost(lost)
+	}
+}
+
+// noteOut records presence of a local user on its way to the peer.
+func (p *peer) noteOut(pr presence, stanza []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	switch {
+	case pr.kind == probe:
+		k.interest.add(pair{bareOf(pr.from), bareOf(pr.to)})
+	case pr.ends:
+		k.interest.remove(pair{bareOf(pr.from), bareOf(pr.to)})
+	}
+	if !k.out.note(&pr, stanza) {
+		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "out").Inc()
+	}
+	if pr.leaves() {
+		k.in.leave(pr.to, bareOf(pr.from))
+	}
+}
+
+// oweOut takes back presence of a local user that the peer did not get.
+func (p *peer) oweOut(pr presence, stanza []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	if pr.kind == probe {
+		k.ask = true
+	} else if !k.out.owe(&pr, stanza) {
+		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "out").Inc()
+	}
+	if k.up && !time.Now().Before(k.payAt) {
+		k.payAt = time.Now().Add(payPause)
+		signal(p.wake)
+	}
+}
+
+// noteIn records presence from the peer that went to the local server.
+func (p *peer) noteIn(pr presence, stanza []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	switch {
+	case pr.kind == available && !pr.occupant && bareOf(pr.to) == pr.to:
+		k.interest.add(pair{pr.to, bareOf(pr.from)})
+	case pr.ends:
+		k.interest.remove(pair{bareOf(pr.to), bareOf(pr.from)})
+	}
+	if !k.in.note(&pr, stanza) {
+		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "in").Inc()
+	}
+	if pr.leaves() {
+		k.out.leave(pr.to, bareOf(pr.from))
+	}
+	if !k.up && (k.ended || k.downAt.IsZero()) {
+		// The peer sends before its link counts as up, or had sent before it
+		// went down. It gets another grace, and then rule 1 again.
+		k.ended, k.downAt = false, time.Now()
+		signal(p.wake)
+	}
+}
+
+// leaves says whether the presence tells an occupant that its stay is over.
+func (pr *presence) leaves() bool {
+	return pr.kind == unavailable && pr.self && !pr.renamed
+}
+
+// upkeep does what is due until ctx is done, then returns nil.
+func (p *peer) upkeep(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-timer.C:
+		}
+		if wait := p.step(ctx); wait > 0 {
+			timer.Reset(wait)
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// step does what is due now and returns how long nothing will be, 0 for until it
+// is woken.
+func (p *peer) step(ctx context.Context) time.Duration {
+	p.mu.Lock()
+	k := &p.keep
+	due := k.up && (k.out.owing > 0 || k.ask)
+	wait := time.Until(k.payAt)
+	if !k.up && !k.ended && !k.downAt.IsZero() {
+		if wait = time.Until(k.downAt.Add(p.a.cfg.Grace)); wait <= 0 {
+			endings := k.endPeer()
+			p.mu.Unlock()
+			p.tellLocal(ctx, endings, "the peer is down")
+			return 0
+		}
+		p.mu.Unlock()
+		return wait
+	}
+	p.mu.Unlock()
+	switch {
+	case !due:
+		return 0
+	case wait > 0:
+		return wait
+	case p.pay(ctx):
+		return 0
+	}
+	p.mu.Lock()
+	k.payAt = time.Now().Add(payPause)
+	p.mu.Unlock()
+	return payPause
+}
