@@ -34,10 +34,6 @@ type ClientConfig struct {
 	Roots *x509.CertPool
 	// Dial replaces net.Dialer, to reach into a network namespace.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Observe, if set, sees each message and presence before it is kept and
-	// may keep it out of the Inbox by returning false. It runs on the reading
-	// goroutine: it must be quick. Benchmarks count with it.
-	Observe func(*Stanza) (keep bool)
 }
 
 // Client is an ordinary XMPP client session. Methods may be called from many
@@ -49,7 +45,7 @@ type Client struct {
 
 	session *xmpp.Session
 	conn    net.Conn
-	observe func(*Stanza) bool
+	observe atomic.Pointer[func(*Stanza) bool]
 	ids     atomic.Uint64
 	done    chan struct{}
 	err     error // why Serve ended; read after done
@@ -95,7 +91,7 @@ func login(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	}
 	c := &Client{
 		JID: session.LocalAddr().String(), Inbox: newInbox(),
-		session: session, conn: conn, observe: cfg.Observe, done: make(chan struct{}),
+		session: session, conn: conn, done: make(chan struct{}),
 	}
 	go c.serve()
 	return c, nil
@@ -118,7 +114,7 @@ func (c *Client) serve() {
 		if err != nil {
 			return err
 		}
-		if c.observe == nil || c.observe(&s) {
+		if observe := c.observe.Load(); observe == nil || (*observe)(&s) {
 			c.add(s)
 		}
 		return nil
@@ -129,6 +125,17 @@ func (c *Client) serve() {
 	c.err = fmt.Errorf("session of %s has ended: %w", c.JID, err)
 	c.conn.Close()
 	c.end(c.err)
+}
+
+// Observe has f see each message and presence before it is kept; f may keep it
+// out of the Inbox by returning false. It runs on the reading goroutine and must
+// be quick. Benchmarks count with it. nil ends the observation.
+func (c *Client) Observe(f func(*Stanza) (keep bool)) {
+	if f == nil {
+		c.observe.Store(nil)
+		return
+	}
+	c.observe.Store(&f)
 }
 
 // Done is closed when the session has ended; Err then says why.

@@ -4,6 +4,7 @@ package peertest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -112,5 +113,40 @@ func TestErrorsAreVisible(t *testing.T) {
 	if c, err := Login(ctx, wrong); err == nil {
 		c.Close()
 		t.Error("a wrong password logs in")
+	}
+}
+
+// The clients must not be what a benchmark measures.
+func BenchmarkDirect(b *testing.B) {
+	Require(b, "ejabberd", "prosody")
+	d, err := StartDirect(b.Context(), b.TempDir(), setup.DNS)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			b.Error(err)
+		}
+	})
+	cfg := ClientConfig{Roots: d.CA.Pool}
+	alice, bob := User(b, d.Ejabberd, cfg, "alice"), User(b, d.Prosody, cfg, "bob")
+	carol := User(b, d.Ejabberd, cfg, "carol")
+	for _, way := range []struct {
+		name     string
+		from, to Party
+	}{{"EjabberdToProsody", alice, bob}, {"ProsodyToEjabberd", bob, alice}, {"WithinEjabberd", alice, carol}} {
+		for _, l := range []Load{{Messages: 500, Window: 1, Body: 200}, {Messages: 5000, Window: 500, Body: 200}} {
+			b.Run(fmt.Sprintf("%s/window=%d", way.name, l.Window), func(b *testing.B) {
+				for b.Loop() {
+					m, err := l.Run(b.Context(), way.from, way.to)
+					if err != nil {
+						b.Fatal(err)
+					}
+					b.ReportMetric(m.Rate(), "msg/s")
+					b.ReportMetric(float64(m.P50.Microseconds()), "p50-us")
+					b.ReportMetric(float64(m.P99.Microseconds()), "p99-us")
+				}
+			})
+		}
 	}
 }

@@ -236,8 +236,7 @@ func (s *Server) greet(ctx context.Context, addr netip.AddrPort, ns, host string
 	}
 }
 
-// User registers a user if need be and logs it in. Of cfg only Roots and
-// Observe are read.
+// User registers a user if need be and logs it in. Of cfg only Roots is read.
 func (s *Server) User(ctx context.Context, cfg ClientConfig, name string) (Party, error) {
 	password := "secret of " + name
 	if err := s.AddUser(ctx, name, password); err != nil {
