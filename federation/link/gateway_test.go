@@ -36,7 +36,8 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 type loopback struct {
 	ip string
 	// via, when set, says which address to dial for a node.
-	via func(node string, port uint16) string
+	via       func(node string, port uint16) string
+	listening chan struct{} // closed by Listen
 
 	mu    sync.Mutex
 	paths []transports.Path
@@ -59,6 +60,7 @@ func (t *loopback) Dial(ctx context.Context, to transports.Addr) (transports.Con
 
 func (t *loopback) Listen(port uint16) (transports.Listener, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(t.ip, fmt.Sprint(port)))
+	close(t.listening)
 	return &loopListener{l, transports.Addr{Net: "tcp", Node: t.ip, Port: port}}, err
 }
 
@@ -149,7 +151,7 @@ func newGateway(t testing.TB, opts ...option) *testGateway {
 
 func (g *testGateway) start(epoch uint64, opts ...option) {
 	g.t.Helper()
-	g.net = &loopback{ip: g.ip}
+	g.net = &loopback{ip: g.ip, listening: make(chan struct{})}
 	cfg := Config{
 		Directory: g.dir, Leaf: g.id.Leaf, Transports: map[string]transports.Transport{"tcp": g.net},
 		Port: testPort, Epoch: epoch, Software: "test", Lanes: []string{"eph"},
@@ -184,6 +186,7 @@ func (g *testGateway) start(epoch uint64, opts ...option) {
 		})
 	}
 	g.t.Cleanup(g.stop)
+	<-g.net.listening
 }
 
 // echo returns every line that comes on a lane.

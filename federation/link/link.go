@@ -154,6 +154,7 @@ func New(cfg Config) (*Links, error) {
 		learnt:   map[federation.GridID][]transports.Addr{},
 		epochs:   map[nodeKey]uint64{},
 	}
+	l.refreshKnownLocked(cfg.Directory.Now()) // nobody else has l yet
 	l.client = newClient(cfg.Timing)
 	l.metrics = newMetrics(cfg.Metrics, l)
 	l.mux.HandleFunc("POST /v1/hello", l.serveHello)
