@@ -329,7 +329,9 @@ func (w *world) event(t *testing.T, at string, words []string) {
 			w.mu.Unlock()
 		}
 	case "pause":
-		w.publish(func(peers map[string]*federation.Peer, _ map[string]string) { peers["bob"].State = federation.StatePaused })
+		w.publish(func(peers map[string]*federation.Peer, _ map[string]string) {
+			peers["bob"].State = federation.StatePaused
+		})
 	case "resume":
 		w.publish(nil)
 	case "revoke": // revoke DOMAIN

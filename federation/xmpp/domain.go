@@ -64,7 +64,7 @@ func (a *Adapter) remember(old *names, now *federation.Snapshot, d domain) {
 func sameDomain(jid []byte, name string) bool {
 	raw := frame.Domain(jid)
 	if string(raw) == name {
-		return true
+		return name != ""
 	}
 	got, err := normalDomain(jid)
 	return err == nil && got == name

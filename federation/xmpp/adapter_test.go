@@ -1,0 +1,304 @@
+package xmpp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane"
+)
+
+// TestRandomTriples checks the policy against a reference that is too simple to
+// be wrong, on random peers, senders and addressees: 100,000, or as many as
+// YGGATE_TRIPLES says.
+func TestRandomTriples(t *testing.T) {
+	n := 100_000
+	if s := os.Getenv("YGGATE_TRIPLES"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatalf("YGGATE_TRIPLES: %v", err)
+		}
+	}
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := &world{dir: federation.NewDirectory()}
+	var local, remote string // where the last stanza went, "" for nowhere
+	a, err := New(Config{Directory: w.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Connect(
+		senderFunc(func(peer federation.GridID, items []lane.Item) error { remote = string(peer); return nil }),
+		localFunc(func(_ context.Context, from, to string, _ ...[]byte) error { local = from + " " + to; return nil }))
+	owners := map[string]string{}
+	republish := func() {
+		clear(owners)
+		w.publish(func(peers map[string]*federation.Peer, claims map[string]string) {
+			states := []federation.State{federation.StateActive, federation.StateActive, federation.StatePaused, federation.StateBlocked, federation.StatePending, federation.StateRemoved}
+			for _, p := range peers {
+				p.State = states[rng.IntN(len(states))]
+				p.Policy.Allow = map[federation.Protocol]bool{federation.XMPP: rng.IntN(4) > 0, federation.Matrix: true}
+			}
+			for d := range claims {
+				claims[d] = []string{"bob", "carol", "dave", "erin"}[rng.IntN(4)]
+				if p := peers[claims[d]]; p.State == federation.StateActive && p.Policy.Allow[federation.XMPP] {
+					owners[d] = claims[d]
+				}
+			}
+		})
+	}
+	domains := []string{
+		"a.grid", "conference.a.grid", "b.grid", "conference.b.grid", "c.grid", "d.grid", "e.grid", "conflict.grid",
+		"nowhere.grid", "sub.a.grid", "sub.b.grid", "grid", "", "a.grid.b.grid", "b.grid.a.grid",
+	}
+	mine := map[string]bool{"a.grid": true, "conference.a.grid": true}
+	ctx := context.Background()
+	for i := range n {
+		if i%500 == 0 {
+			republish()
+		}
+		from, fromDomain := randomAddress(rng, domains)
+		to, toDomain := randomAddress(rng, domains)
+		stanza := fmt.Appendf(nil, "<message from='%s' to=\"%s\"/>", from, to)
+		local, remote = "", ""
+		if rng.IntN(2) == 0 {
+			peer := []string{"bob", "carol", "dave", "erin"}[rng.IntN(4)]
+			want := ""
+			if owners[fromDomain] == peer && mine[toDomain] {
+				want = fromDomain + " " + toDomain
+			}
+			err := a.Deliver(ctx, w.dir.Now().Peer(federation.GridID(peer)), lane.Item{Kind: federation.XMPP, Body: stanza})
+			var refusal *lane.Refusal
+			if local != want || remote != "" || (want == "") != errors.As(err, &refusal) {
+				t.Fatalf("seed %d, triple %d: %s from %s went to %q (%v), want %q", seed, i, stanza, peer, local, err, want)
+			}
+			continue
+		}
+		self, far := domains[rng.IntN(len(domains))], domains[rng.IntN(len(domains))]
+		want := ""
+		if fromDomain == self && toDomain == far && self != "" && far != "" {
+			want = owners[far]
+		}
+		err := a.Stanzas(ctx, self, far, [][]byte{stanza})
+		if remote != want || local != "" || (err == nil) != (fromDomain == self && toDomain == far && self != "" && far != "") {
+			t.Fatalf("seed %d, triple %d: %s on %s -> %s went to %q (%v), want %q", seed, i, stanza, self, far, remote, err, want)
+		}
+		for _, p := range a.peers {
+			p.toLocal.take() // bounces: Run is not running
+		}
+	}
+}
+
+// randomAddress spells an address as an attribute in one of many ways, and says
+// which domain a parser would see in it.
+func randomAddress(rng *rand.Rand, domains []string) (spelled, domain string) {
+	d := domains[rng.IntN(len(domains))]
+	other := domains[rng.IntN(len(domains))]
+	spell := d
+	switch rng.IntN(6) {
+	case 0:
+		spell = strings.ToUpper(d)
+	case 1:
+		spell = strings.ReplaceAll(d, "g", "&#x67;")
+	}
+	switch rng.IntN(9) {
+	case 0:
+		return spell, d
+	case 1:
+		return "x@" + spell, d
+	case 2:
+		return "x@" + spell + "/r", d
+	case 3:
+		return spell + "/x@" + other, d
+	case 4:
+		return spell + "&#47;x@" + other, d
+	case 5:
+		return "x&#64;" + spell + "&#x2F;y@" + other, d
+	case 6:
+		return "x@" + spell + "@" + other, ""
+	case 7:
+		return "x@" + spell + "/a/b@" + other, d
+	}
+	return " x@" + spell + " ", ""
+}
+
+type senderFunc func(peer federation.GridID, items []lane.Item) error
+
+func (f senderFunc) Send(_ context.Context, peer federation.GridID, _ lane.Name, items ...lane.Item) error {
+	return f(peer, items)
+}
+
+func TestOpen(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct{ from, to, want string }{
+		{"a.grid", "b.grid", ""},
+		{"conference.a.grid", "c.grid", ""},
+		{"a.grid", "d.grid", ""}, // paused: its users are told stanza by stanza
+		{"a.grid", "e.grid", ""},
+		{"b.grid", "c.grid", "not-authorized"},
+		{"nowhere.grid", "b.grid", "not-authorized"},
+		{"a.grid", "nowhere.grid", "open stream to nowhere.grid: " + federation.ErrUnknownDomain.Error()},
+		{"a.grid", "conflict.grid", "open stream to conflict.grid: " + federation.ErrUnknownDomain.Error()},
+		{"a.grid", "a.grid", "open stream to a.grid: " + federation.ErrUnknownDomain.Error()},
+	} {
+		got := ""
+		err := w.adapter.Open(c.from, c.to)
+		if err != nil {
+			got = conditionOf(err)
+		}
+		if got != c.want {
+			t.Errorf("Open(%s, %s) = %q, want %q", c.from, c.to, got, c.want)
+		}
+		if unknown := errors.Is(err, federation.ErrUnknownDomain); unknown != strings.HasPrefix(c.want, "open") {
+			t.Errorf("Open(%s, %s): errors.Is(ErrUnknownDomain) = %v", c.from, c.to, unknown)
+		}
+	}
+}
+
+func TestAnswer(t *testing.T) {
+	w := newWorld(t)
+	for name, want := range map[string]bool{
+		"b.grid": true, "B.Grid.": true, "bücher.grid": true, "conference.b.grid": true,
+		"d.grid": true, "e.grid": true, // paused, not allowed: the gateway says so itself
+		"a.grid": false, "nowhere.grid": false, "conflict.grid": false, "sub.b.grid": false, "": false, "127.0.0.1": false,
+	} {
+		if got := w.adapter.Answer(name); got != want {
+			t.Errorf("Answer(%q) = %v", name, got)
+		}
+	}
+}
+
+// A batch goes to the lane in one call, in order, up to the stanza that breaks
+// the stream.
+func TestBatch(t *testing.T) {
+	w := &world{dir: federation.NewDirectory()}
+	w.publish(nil)
+	a, err := New(Config{Directory: w.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	a.Connect(senderFunc(func(peer federation.GridID, items []lane.Item) error {
+		s := string(peer) + ":"
+		for _, it := range items {
+			s += " " + string(it.Body[len("<message id='"):][:1])
+		}
+		calls = append(calls, s)
+		return nil
+	}), localFunc(w.toLocal))
+	var batch [][]byte
+	for i, from := range []string{"a.grid", "a.grid", "a.grid", "c.grid", "a.grid"} {
+		batch = append(batch, fmt.Appendf(nil, "<message id='%d' from='x@%s' to='y@b.grid'/>", i, from))
+	}
+	err = a.Stanzas(context.Background(), "a.grid", "b.grid", batch)
+	if err == nil || conditionOf(err) != "invalid-from" {
+		t.Errorf("error %v, want invalid-from", err)
+	}
+	if got := strings.Join(calls, "; "); got != "bob: 0 1 2" {
+		t.Errorf("calls %q", got)
+	}
+}
+
+// A local server that sends faster than it takes the errors is held up, and let
+// go by the context.
+func TestBouncesPushBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{dir: federation.NewDirectory(), down: map[federation.GridID]bool{"bob": true}}
+		w.publish(nil)
+		reg := prometheus.NewPedanticRegistry()
+		a, err := New(Config{Directory: w.dir, Metrics: reg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Connect(w, localFunc(w.toLocal)) // Run is not running: nobody takes the errors
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() {
+			stanza := []byte("<message from='alice@a.grid' to='bob@b.grid'/>")
+			for {
+				if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{stanza}); err != nil {
+					done <- err
+					return
+				}
+			}
+		}()
+		synctest.Wait() // it blocks
+		if got := a.peer("bob").toLocal.bytes; got > queueBytes {
+			t.Errorf("%d bytes wait, at most %d may", got, queueBytes)
+		}
+		// What may not block is dropped, and counted.
+		a.Returned(w.dir.Now().Peer("bob"), lane.Item{Body: []byte("<message from='alice@a.grid' to='bob@b.grid'/>")}, federation.ErrPeerDown)
+		if got := gather(t, reg)["yggate_xmpp_replies_lost_total"]; got != 1 {
+			t.Errorf("%v replies lost, want 1", got)
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want the context's", err)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	w := &world{dir: federation.NewDirectory(), down: map[federation.GridID]bool{}}
+	w.publish(nil)
+	reg := prometheus.NewPedanticRegistry()
+	a, err := New(Config{Directory: w.dir, Metrics: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Connect(w, localFunc(w.toLocal))
+	ctx := context.Background()
+	bob := w.dir.Now().Peer("bob")
+	deliver := func(stanza string) {
+		_ = a.Deliver(ctx, bob, lane.Item{Body: []byte(stanza)}) // the counters are what is tested
+	}
+	deliver("<message from='bob@b.grid' to='alice@a.grid'/>")
+	deliver("<message from='eve@c.grid' to='alice@a.grid'/>")
+	deliver("<message from='bob@b.grid' to='carol@c.grid'/>")
+	deliver("<message from='bob@b.grid' to='carol@c.grid'/>")
+	w.down["bob"] = true
+	if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{[]byte("<iq type='get' from='a.grid' to='b.grid'/>")}); err != nil {
+		t.Fatal(err)
+	}
+	got := gather(t, reg)
+	for name, want := range map[string]float64{
+		"yggate_xmpp_bounced_total remote-server-timeout out bob": 1,
+		"yggate_xmpp_refused_total bob relay":                     2,
+		"yggate_xmpp_refused_total bob sender_domain":             1,
+		"yggate_xmpp_stanzas_total in message bob":                1,
+		"yggate_xmpp_stanzas_total out iq bob":                    1,
+		"yggate_xmpp_stanzas_total out message bob":               0,
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s is %v, want %v; all: %v", name, v, want, got)
+		}
+	}
+}
+
+// gather returns counters by name and label values.
+func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			out[name] = m.GetCounter().GetValue()
+		}
+	}
+	return out
+}
