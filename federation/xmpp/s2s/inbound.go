@@ -38,22 +38,35 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 	in := &inbound{stream: newStream(conn, s.limits.Write), s: s, log: s.log.With("dir", dirIn)}
 	err := in.shake(ctx, conn)
 	s.metrics.handshake(dirIn, outcome(err))
-	if err != nil {
-		in.log.Info("s2s handshake failed", "domain", in.from, "to", in.to, "remote", conn.RemoteAddr(), "err", err)
-		in.end(ctx, err)
-		return
+	in.log = in.log.With("domain", in.from, "to", in.to)
+	if err == nil {
+		defer func() { <-s.inUse }()
+		s.serverUp(in.from)
+		s.metrics.open(dirIn, 1)
+		defer s.metrics.open(dirIn, -1)
+		in.log.Debug("stream from the local server is open")
+		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
+		defer stop()
+		err = in.relay(ctx)
 	}
-	s.serverUp(in.from)
-	s.metrics.open(dirIn, 1)
-	defer s.metrics.open(dirIn, -1)
-	in.log.Debug("stream from the local server is open", "domain", in.from, "to", in.to)
-
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
-	defer stop()
-	err = in.relay(ctx)
-	in.log.Debug("stream from the local server has ended", "domain", in.from, "to", in.to, "err", err)
-	in.end(ctx, err)
+	level := slog.LevelInfo
+	switch {
+	case ctx.Err() != nil:
+		err, level = errStopping, slog.LevelDebug
+	case isClosed(err): // also after a connection that only verified a dialback key
+		level = slog.LevelDebug
+	}
+	in.log.Log(ctx, level, "stream from the local server has ended", "remote", conn.RemoteAddr(), "err", err)
+	in.end(err)
 }
+
+// isClosed says whether the server ended the stream of its own accord.
+func isClosed(err error) bool {
+	var remote *RemoteError
+	return errors.Is(err, frame.ErrStreamClosed) || errors.Is(err, io.EOF) || errors.As(err, &remote)
+}
+
+var errStopping = &frame.Error{Condition: conditionShutdown, Text: "the gateway is stopping"}
 
 // shake authenticates the server within Limits.Handshake, or until newer
 // connections need its place.
@@ -72,7 +85,12 @@ func (in *inbound) shake(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	return conn.SetDeadline(time.Time{})
+	select {
+	case in.s.inUse <- struct{}{}:
+		return conn.SetDeadline(time.Time{})
+	default:
+		return refuse(conditionResource, "more than %d streams", cap(in.s.inUse))
+	}
 }
 
 func (in *inbound) handshake(ctx context.Context) error {
@@ -269,27 +287,22 @@ func (in *inbound) answerVerify(el *frame.Element) error {
 }
 
 // end closes our direction and says why, in a form that the server can log.
-func (in *inbound) end(ctx context.Context, err error) {
+func (in *inbound) end(err error) {
 	var told *frame.Error
 	var cert *certificateError
-	var tlsErr *tlsError
-	var remote *RemoteError
+	var netErr net.Error
 	switch {
-	case err == nil, errors.As(err, &remote), errors.Is(err, io.EOF):
+	case in.mute:
+		return
+	case isClosed(err):
 		in.sayGoodbye()
 		return
-	case errors.As(err, &tlsErr):
-		return // what is on the wire is no XML any more
-	case ctx.Err() != nil:
-		told = &frame.Error{Condition: conditionShutdown, Text: "the gateway is stopping"}
 	case errors.As(err, &cert):
-		told = &frame.Error{Condition: conditionNotAuthorized, Text: fmt.Sprintf("your server's certificate does not prove %s: %v", in.from, err)}
+		told = &frame.Error{Condition: conditionNotAuthorized, Text: fmt.Sprintf("this certificate does not prove %s: %v", in.from, err)}
 	case errors.As(err, &told):
+	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF):
+		return // nobody is there to be told
 	default:
-		var netErr net.Error
-		if errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return // nobody is there to be told
-		}
 		told = &frame.Error{Condition: conditionInternal, Text: "the gateway could not take a stanza"}
 	}
 	if !in.opened { // RFC 6120 §4.9.1.1

@@ -124,6 +124,7 @@ func (o *outbound) fail(err error) {
 	o.pause = min(max(2*o.pause, firstPause), o.s.limits.Backoff)
 	o.retry = time.Now().Add(o.pause)
 	o.mu.Unlock()
+	o.log.Warn("the local server cannot be reached", "returned", len(lost), "err", err)
 	o.giveBack(lost, err)
 }
 

@@ -2,15 +2,13 @@ package s2s
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/yggate/yggate/federation/xmpp/frame"
 )
 
 // relay hands the stanzas of an authenticated stream to the handler until the
-// stream ends; nil means that the server closed it.
+// stream ends, and says why it did.
 func (in *inbound) relay(ctx context.Context) error {
 	in.rd.SetLimits(frame.Limits{Stanza: in.s.limits.Stanza})
 	var batch [][]byte
@@ -18,10 +16,7 @@ func (in *inbound) relay(ctx context.Context) error {
 		clear(batch)
 		var err error
 		batch, err = in.rd.Batch(batch[:0])
-		switch {
-		case errors.Is(err, frame.ErrStreamClosed), errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
+		if err != nil {
 			return err
 		}
 		for rest := batch; len(rest) > 0; {

@@ -79,7 +79,7 @@ type Limits struct {
 	Handshake  time.Duration // to finish a handshake, either direction
 	Handshakes int           // unfinished inbound handshakes; one more ends the oldest
 	Streams    int           // authenticated inbound streams
-	Stanza     int           // bytes of one stanza, inbound
+	Stanza     int           // bytes of one stanza, inbound; stock servers take 512 KiB
 	Queue      int           // bytes queued for one outbound stream
 	Wait       time.Duration // how long Send waits for room in that queue
 	Write      time.Duration // for one write to the local server
@@ -91,7 +91,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Handshake: 20 * time.Second, Handshakes: 128, Streams: 1024,
-		Stanza: 1 << 20, Queue: 4 << 20, Wait: 10 * time.Second,
+		Stanza: 512 << 10, Queue: 4 << 20, Wait: 10 * time.Second,
 		Write: 20 * time.Second, Idle: 10 * time.Minute, Backoff: 5 * time.Second,
 	}
 }

@@ -62,6 +62,7 @@ type stream struct {
 	self, far string // the domains at our end and at the server's, normalised
 	writeWait time.Duration
 	opened    bool // our header of the current stream is out
+	mute      bool // a TLS handshake is under way, so that no XML can be sent
 }
 
 func newStream(conn net.Conn, writeWait time.Duration) *stream {
@@ -112,14 +113,15 @@ func (st *stream) secure(ctx context.Context, wrap func(net.Conn, *tls.Config) *
 		return tls.ConnectionState{}, err
 	}
 	conn := wrap(st.conn, config)
+	st.mute = true
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return tls.ConnectionState{}, &tlsError{err}
 	}
-	st.conn = conn
+	st.conn, st.mute = conn, false
 	return conn.ConnectionState(), st.restart()
 }
 
-// tlsError is a failed TLS handshake. Nothing can be said on the stream after it.
+// tlsError is a failed TLS handshake.
 type tlsError struct{ err error }
 
 func (e *tlsError) Error() string { return "tls handshake: " + e.err.Error() }
