@@ -81,17 +81,14 @@ func (t *table) find(from, to string) *group {
 
 // add makes room for an entry and returns it, or nil when the table is full.
 func (t *table) add(p *presence, from, resource string) *entry {
-	g := t.find(from, p.to)
-	if g != nil && p.join && g.kind != joined {
-		t.drop(g) // what looked like a contact is a room
-		g = nil
+	if p.join {
+		t.dropContact(pair{from, p.to}) // what looked like a contact is a room
+		t.dropContact(pair{from, bareOf(p.to)})
 	}
+	g := t.find(from, p.to)
 	if g != nil {
 		if e := g.entries[resource]; e != nil {
-			more := len(p.to) - len(e.to) // another nickname in the same room
-			e.to, e.cost = p.to, e.cost+more
-			g.bytes += more
-			t.bytes += more
+			t.readdress(g, e, p.to)
 			return e
 		}
 	}
@@ -117,6 +114,24 @@ func (t *table) add(p *presence, from, resource string) *entry {
 	g.bytes += base + e.cost
 	t.bytes += base + e.cost
 	return e
+}
+
+func (t *table) dropContact(at pair) {
+	if g := t.groups[at]; g != nil && g.kind != joined {
+		t.drop(g)
+	}
+}
+
+// readdress follows an occupant to another nickname in the same room. What goes
+// to the room itself does not change how it is entered.
+func (t *table) readdress(g *group, e *entry, to string) {
+	if g.kind == joined && to == g.to {
+		return
+	}
+	more := len(to) - len(e.to)
+	e.to, e.cost = to, e.cost+more
+	g.bytes += more
+	t.bytes += more
 }
 
 // note records a presence on its way; it says whether there was room.
@@ -213,7 +228,13 @@ func (t *table) owe(p *presence, stanza []byte) bool {
 		}
 		e.gone, e.self = true, p.self
 	}
-	return t.setOwed(e, stanza)
+	if t.setOwed(e, stanza) {
+		return true
+	}
+	if e.gone {
+		t.oweEnd(e) // without what the sender said with it
+	}
+	return e.gone
 }
 
 func (t *table) setOwed(e *entry, stanza []byte) bool {
