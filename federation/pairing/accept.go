@@ -17,6 +17,7 @@ import (
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/store"
+	"github.com/yggate/yggate/transports"
 )
 
 // requestTimeout bounds one request and its answer.
@@ -53,7 +54,7 @@ func (p *Pairing) Preview(ctx context.Context, dial Dialer, inv Invite) (*Previe
 	if err := p.acceptable(inv); err != nil {
 		return fail(err)
 	}
-	s, err := p.reach(ctx, dial, inv)
+	s, err := reach(ctx, dial, inv.Nodes, inv.Grid)
 	if err != nil {
 		return fail(err)
 	}
@@ -93,7 +94,7 @@ func (p *Pairing) Accept(ctx context.Context, dial Dialer, shown *Preview, name 
 	if err != nil {
 		return fail(err)
 	}
-	s, err := p.reach(ctx, dial, inv)
+	s, err := reach(ctx, dial, inv.Nodes, inv.Grid)
 	if err != nil {
 		return fail(err)
 	}
@@ -162,17 +163,17 @@ func (p *Pairing) inviterDescriptor(inv Invite, raw []byte) (*federation.Descrip
 	return d, nil
 }
 
-// session is one connection to the inviting grid.
+// session is one connection to another grid.
 type session struct {
 	conn  *http.ClientConn
 	state tls.ConnectionState
 }
 
-// reach dials the nodes of the invite in turn until one answers.
-func (p *Pairing) reach(ctx context.Context, dial Dialer, inv Invite) (*session, error) {
+// reach dials the nodes of a grid in turn until one answers.
+func reach(ctx context.Context, dial Dialer, nodes []transports.Addr, grid ed25519.PublicKey) (*session, error) {
 	var errs []error
-	for _, addr := range inv.Nodes {
-		conn, state, err := dial.DialPinned(ctx, addr, inv.Grid)
+	for _, addr := range nodes {
+		conn, state, err := dial.DialPinned(ctx, addr, grid)
 		if err == nil {
 			return &session{conn, state}, nil
 		}

@@ -4,7 +4,8 @@
 //
 // The inviting side serves two paths, Handler, which are all that an unknown grid
 // key reaches. The accepting side calls Preview, shows the result to its operator,
-// and then calls Accept.
+// and then calls Accept. From then on Run on either side keeps the other's
+// descriptor up to date.
 package pairing
 
 import (
@@ -53,6 +54,8 @@ type Config struct {
 type Pairing struct {
 	cfg   Config
 	limit *limiter
+	told  *ledger
+	woken chan struct{}
 }
 
 // Dialer opens one HTTP/2 connection over mutual TLS to a node, port as the
@@ -70,7 +73,10 @@ func New(cfg Config) *Pairing {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Pairing{cfg: cfg, limit: newLimiter(cfg.Now)}
+	return &Pairing{
+		cfg: cfg, limit: newLimiter(cfg.Now),
+		told: &ledger{peers: map[federation.GridID]*entry{}}, woken: make(chan struct{}, 1),
+	}
 }
 
 // Invite makes an invite and returns its string. Whoever uses it becomes the peer

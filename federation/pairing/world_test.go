@@ -29,6 +29,7 @@ type gateway struct {
 	ip    string // its node
 	addr  string // ip:port
 	keys  string // directory of its keys
+	sheet string // recovery sheet
 
 	mu  sync.Mutex
 	now time.Time
@@ -58,7 +59,7 @@ func newGateway(t *testing.T, ip string, domains ...string) *gateway {
 	t.Helper()
 	g := &gateway{ip: ip, now: time.Now(), keys: filepath.Join(t.TempDir(), "keys")}
 	var err error
-	g.id, _, err = federation.CreateIdentity(g.keys)
+	g.id, g.sheet, err = federation.CreateIdentity(g.keys)
 	must(t, err)
 	g.store, err = store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "db")})
 	must(t, err)
@@ -85,6 +86,14 @@ func (g *gateway) openRegistry(t *testing.T, domains ...string) {
 		},
 	})
 	must(t, err)
+}
+
+// rotate makes the next grid key current, as a restart after `yggate rotate` does.
+func (g *gateway) rotate(t *testing.T) {
+	t.Helper()
+	id, err := federation.Rotate(g.keys, g.sheet, func(sheet string) error { g.sheet = sheet; return nil })
+	must(t, err)
+	g.id = id
 }
 
 // serveTLS serves a handler with the identity's leaf, as link does.
