@@ -32,13 +32,12 @@ func (s *Streams) connect(ctx context.Context, p pair) (*stream, error) {
 	defer s.metrics.shaking(dirOut, -1)
 	ctx, cancel := context.WithTimeout(ctx, s.limits.Handshake)
 	defer cancel()
-	st, err := s.call(ctx, p, s.external)
-	if errors.Is(err, errSASL) || errors.Is(err, errNotOffered) {
-		var second error
-		if st, second = s.call(ctx, p, s.proveByDialback); second != nil {
-			err = fmt.Errorf("%w; then dialback: %w", err, second)
-		} else {
-			err = nil
+	st, err := s.call(ctx, p, s.authenticate)
+	if errors.Is(err, errSASL) {
+		// Most servers end the stream now, so dialback begins afresh.
+		first := err
+		if st, err = s.call(ctx, p, s.proveByDialback); err != nil {
+			err = fmt.Errorf("%w; then dialback: %w", first, err)
 		}
 	}
 	s.metrics.handshake(dirOut, outcome(err))
@@ -124,20 +123,30 @@ func (st *stream) initiate() (offer, error) {
 	if err != nil {
 		return offer{}, err
 	}
-	if !el.Is(frame.NSStream, "features") || h.ID == "" {
-		return offer{}, fmt.Errorf("want a stream id and features, as XMPP 1.0 has them, got %s", el)
+	switch {
+	case !el.Is(frame.NSStream, "features"):
+		return offer{}, fmt.Errorf("want stream features, got %s", el)
+	case h.ID == "":
+		return offer{}, errors.New("the local server gave the stream no id")
 	}
 	return offer{h.ID, el}, nil
 }
 
-var errNotOffered = errors.New("the local server does not offer SASL EXTERNAL: it does not trust our certificate, give it ca.pem as `yggate setup` shows")
+// authenticate takes the better mechanism that the server offers. One that
+// trusts our certificate offers EXTERNAL.
+func (s *Streams) authenticate(st *stream, o offer) error {
+	if o.hasExternal() {
+		return s.external(st, o)
+	}
+	if err := s.proveByDialback(st, o); err != nil {
+		return fmt.Errorf("the local server does not trust our certificate, give it ca.pem as `yggate setup` shows; it offers no SASL EXTERNAL: %w", err)
+	}
+	return nil
+}
 
 // external proves the peer domain with the certificate shown in the TLS
 // handshake (XEP-0178 §3).
 func (s *Streams) external(st *stream, o offer) error {
-	if !o.hasExternal() {
-		return errNotOffered
-	}
 	authzid := base64.StdEncoding.EncodeToString([]byte(spell(st.self)))
 	if err := st.send("<auth xmlns='%s' mechanism='EXTERNAL'>%s</auth>", frame.NSSASL, authzid); err != nil {
 		return err
@@ -168,7 +177,7 @@ func (o offer) hasExternal() bool {
 // its own to our listener (XEP-0220 §2.1).
 func (s *Streams) proveByDialback(st *stream, o offer) error {
 	if o.features.Child(nsDialback, "dialback") == nil {
-		return errors.New("the local server does not offer dialback either")
+		return errors.New("it offers no dialback")
 	}
 	self, far := spell(st.self), spell(st.far)
 	if err := st.send("<db:result from='%s' to='%s'>%s</db:result>", self, far, s.secret.key(st.far, st.self, o.id)); err != nil {

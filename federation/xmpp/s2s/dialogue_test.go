@@ -20,6 +20,7 @@ import (
 //	< TEXT    read until TEXT appears
 //	tls NAME  start TLS, as client, with a certificate for NAME ("-": none)
 //	serve NAME  the same as server
+//	serve-refused NAME  the same, to be refused
 //	end       the other side closes the connection
 //
 // HEADER(from,to) in TEXT is a stream header.
@@ -41,9 +42,11 @@ func (d *dialogue) play(script string) {
 		case "<":
 			d.expect(text)
 		case "tls":
-			d.tls(text, tls.Client)
+			d.tls(text, tls.Client, "")
 		case "serve":
-			d.tls(text, tls.Server)
+			d.tls(text, tls.Server, "")
+		case "serve-refused":
+			d.tls(text, tls.Server, "bad certificate")
 		case "end":
 			d.ended()
 		default:
@@ -105,7 +108,7 @@ func (d *dialogue) ended() {
 	}
 }
 
-func (d *dialogue) tls(name string, wrap func(net.Conn, *tls.Config) *tls.Conn) {
+func (d *dialogue) tls(name string, wrap func(net.Conn, *tls.Config) *tls.Conn, refusal string) {
 	d.t.Helper()
 	config := &tls.Config{InsecureSkipVerify: true, ClientAuth: tls.RequestClientCert}
 	if name != "-" {
@@ -118,8 +121,9 @@ func (d *dialogue) tls(name string, wrap func(net.Conn, *tls.Config) *tls.Conn) 
 	conn := wrap(d.conn, config)
 	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		d.t.Fatalf("tls: %v", err)
+	err := conn.HandshakeContext(ctx)
+	if (err != nil) != (refusal != "") || !strings.Contains(fmt.Sprint(err), refusal) {
+		d.t.Fatalf("tls: got %v, want %q", err, refusal)
 	}
 	d.conn, d.seen = conn, ""
 }

@@ -59,7 +59,7 @@ func outcome(err error) string {
 		return string(told.Condition)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return "timeout"
-	case errors.Is(err, errSASL), errors.Is(err, errNotOffered), errors.Is(err, errInvalidKey):
+	case errors.Is(err, errSASL), errors.Is(err, errInvalidKey):
 		return "authentication"
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return "dial"
