@@ -1,0 +1,71 @@
+package s2s
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// counter is a Handler that only counts.
+type counter struct {
+	n    atomic.Int64
+	tell atomic.Int64 // tell done when n reaches it
+	done chan struct{}
+}
+
+func (c *counter) Open(string, string) error { return nil }
+
+func (c *counter) Stanzas(_ context.Context, _, _ string, batch [][]byte) error {
+	if c.n.Add(int64(len(batch))) == c.tell.Load() {
+		c.done <- struct{}{}
+	}
+	return nil
+}
+
+func (c *counter) Failed(_, _ string, stanzas [][]byte, err error) { panic(err) }
+
+// BenchmarkStream is the way of a stanza from Send over TLS on loopback to the
+// Handler at the other end: what one gateway spends on a stanza in both
+// directions together, system calls included. Each op is one stanza.
+func BenchmarkStream(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		size  int
+		batch int
+	}{{"chat one by one", 370, 1}, {"chat in 16s", 370, 16}, {"iq 20 KiB", 20 << 10, 1}} {
+		b.Run(c.name, func(b *testing.B) {
+			ca := openCA(b)
+			count := &counter{done: make(chan struct{}, 1)}
+			addr := freeAddr()
+			config := Config{CA: ca, Handler: count, Listen: addr, Servers: []Server{{Addr: addr}}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+			s, err := New(config)
+			if err != nil {
+				b.Fatal(err)
+			}
+			run(b, s)
+			stanza := []byte("<message from='alice@b.grid/x' to='bob@a.grid' type='chat' id='1'><body>" + strings.Repeat("x", c.size-88) + "</body></message>")
+			batch := make([][]byte, c.batch)
+			for i := range batch {
+				batch[i] = stanza
+			}
+			once := func(n int) {
+				count.tell.Store(count.n.Load() + int64(n))
+				for sent := 0; sent < n; sent += c.batch {
+					if err := s.Send(b.Context(), "b.grid", "a.grid", batch[:min(c.batch, n-sent)]...); err != nil {
+						b.Fatal(err)
+					}
+				}
+				<-count.done
+			}
+			once(1) // the handshake
+			b.ReportAllocs()
+			b.SetBytes(int64(len(stanza)))
+			b.ResetTimer()
+			once(b.N)
+		})
+	}
+}
