@@ -249,6 +249,9 @@ func (p *Process) CPU() (time.Duration, error) {
 	return sum, nil
 }
 
+// LogTail returns the last lines that the process has written.
+func (p *Process) LogTail(lines int) string { return tail(p.Log, lines) }
+
 // tail returns the last lines of a file, for error messages.
 func tail(file string, lines int) string {
 	b, err := os.ReadFile(file)

@@ -252,3 +252,6 @@ func (s *Server) User(ctx context.Context, cfg ClientConfig, name string) (Party
 
 // LogFile is the file in which the server says what it does.
 func (s *Server) LogFile() string { return filepath.Join(s.cfg.Dir, "log", s.Kind+".log") }
+
+// LogTail returns the last lines of LogFile.
+func (s *Server) LogTail(lines int) string { return tail(s.LogFile(), lines) }
