@@ -47,6 +47,9 @@ type Config struct {
 	// Link says for Explain whether the link to a peer is up, and in words
 	// what is known of it. Nil: nothing is said of the link.
 	Link func(federation.GridID) (up bool, detail string)
+	// Servers are the own domains, normalised, of each local server: they die
+	// together. A domain that is in none dies alone.
+	Servers [][]string
 	// Limits bound one stanza, in both directions. They must not be above what
 	// the lane carries; what is larger goes back to its sender.
 	Limits frame.Limits

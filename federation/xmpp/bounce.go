@@ -81,7 +81,13 @@ func (a *Adapter) Failed(from, to string, stanzas [][]byte, err error) {
 	p.log(owner).Debug("the local server did not take stanzas", "domain", to, "count", len(stanzas), "err", err)
 	for _, stanza := range stanzas {
 		top, err := frame.ParseTop(stanza)
-		if err != nil || !worthAnswer(&top, stanza) {
+		if err != nil {
+			continue
+		}
+		if top.Kind == frame.Presence {
+			p.missedIn()
+		}
+		if !worthAnswer(&top, stanza) {
 			continue
 		}
 		answer, ok := frame.ErrorReply(stanza, c.condition, c.kind, c.text, "")

@@ -136,7 +136,7 @@ var own = map[federation.Protocol][]string{federation.XMPP: {"a.grid", "conferen
 func newWorld(t testing.TB) *world {
 	w := &world{dir: federation.NewDirectory(), down: map[federation.GridID]bool{}}
 	w.publish(nil)
-	a, err := New(Config{Directory: w.dir})
+	a, err := New(Config{Directory: w.dir, Servers: [][]string{{"other.grid"}, {"a.grid", "conference.a.grid"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func (w *world) event(t *testing.T, at string, words []string) {
 	case "local": // local down, local up, local lost, local refuses
 		switch words[1] {
 		case "lost":
-			w.adapter.LocalLost("a.grid", "conference.a.grid")
+			w.adapter.LocalLost("conference.a.grid")
 		case "refuses":
 			w.adapter.Failed("b.grid", "a.grid", nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED))
 		default:

@@ -35,6 +35,9 @@ func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.It
 			return ctx.Err()
 		}
 		p.log(from).Debug("the local server does not take stanzas", "domain", in.addressee, "err", err)
+		if in.top.Kind == frame.Presence {
+			p.missedIn()
+		}
 		c := causeLocal(in.addressee)
 		a.metrics.bounced.WithLabelValues(p.label(from), "in", c.condition).Inc()
 		return &lane.Refusal{Code: c.condition, Text: c.text}

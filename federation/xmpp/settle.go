@@ -2,6 +2,7 @@ package xmpp
 
 import (
 	"context"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
@@ -101,23 +102,23 @@ func replyWith(stanza []byte) (reply, bool) {
 
 // pay sends the peer what is owed to it, and the probes that are due; false means
 // that it has to be tried again.
-func (p *peer) pay(ctx context.Context) bool {
+func (p *peer) pay(ctx context.Context, now time.Time) bool {
 	p.order.Lock()
 	defer p.order.Unlock()
 	k := &p.keep
 	p.mu.Lock()
 	debts := k.out.owed()
 	var probes [][]byte
-	if k.ask {
+	if k.ask && !k.askAt.After(now) {
 		probes = k.interest.probes(p.speaksFor)
+		k.ask = false
 	}
-	k.ask = false
 	p.mu.Unlock()
 	owed := len(debts)
 	for len(debts) > 0 {
 		chunk := debts[:min(len(debts), sendBatch)]
 		if !p.sendDebts(ctx, chunk) {
-			p.askAgain(probes != nil)
+			p.tryAgain(probes != nil)
 			return false
 		}
 		debts = debts[len(chunk):]
@@ -125,7 +126,7 @@ func (p *peer) pay(ctx context.Context) bool {
 	for rest := probes; len(rest) > 0; {
 		chunk := rest[:min(len(rest), sendBatch)]
 		if p.a.lane.Send(ctx, p.id, lane.Eph, itemsOf(chunk)...) != nil {
-			p.askAgain(true)
+			p.tryAgain(true)
 			return false
 		}
 		rest = rest[len(chunk):]
@@ -166,11 +167,30 @@ func (p *peer) sendDebts(ctx context.Context, debts []debt) bool {
 	return true
 }
 
-// askAgain keeps probes due that were not sent.
-func (p *peer) askAgain(due bool) {
+// tryAgain puts off what the lane did not take.
+func (p *peer) tryAgain(ask bool) {
 	p.mu.Lock()
-	p.keep.ask = p.keep.ask || due
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	k.payAt = time.Now().Add(payPause)
+	if ask {
+		k.ask, k.askAt = true, k.payAt
+	}
+}
+
+// reminders ask the local server, in the name of contacts at the peer, for the
+// presence of the local users that it has shown them.
+func (k *upkeep) reminders(whose func(user string) bool) []reply {
+	var out []reply
+	for _, g := range k.out.groups {
+		if g.kind != contact || bareOf(g.to) != g.to || !whose(g.from) {
+			continue
+		}
+		if r, ok := replyWith(probeFor(g.to, g.from)); ok {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // localLost applies rule 4 of upkeep for the own domains that are lost.
@@ -182,15 +202,14 @@ func (p *peer) localLost(lost map[string]bool) {
 		d, err := normalDomain([]byte(jid))
 		return err == nil && lost[d]
 	}
-	for _, g := range k.out.groups {
-		if !is(g.from) {
-			continue
+	for _, r := range k.reminders(is) {
+		if !p.toLocal.offer(r) {
+			p.lost("probe to the local server: too many wait", 1)
 		}
-		k.out.oweEnds(g)
-		if g.kind == contact && bareOf(g.to) == g.to {
-			if r, ok := replyWith(probeFor(g.to, g.from)); ok && !p.toLocal.offer(r) {
-				p.lost("probe to the local server: too many wait", 1)
-			}
+	}
+	for _, g := range k.out.groups {
+		if is(g.from) {
+			k.out.oweEnds(g)
 		}
 	}
 	for _, g := range k.in.groups {

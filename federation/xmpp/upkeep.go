@@ -2,6 +2,7 @@ package xmpp
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -42,7 +43,15 @@ import (
 // a cut that both have seen, both are right. Probes are also due
 //   - when the peer comes back in another epoch, however fast: its gateway has
 //     restarted, and has lost what it owed us by rule 2;
-//   - when a probe was lost: the user logged in while the peer was down.
+//   - when a probe was lost: the user logged in while the peer was down;
+//   - when the local server did not take presence of the peer's users.
+//
+// A gateway that has restarted also does not know any more whom it answers for by
+// rule 1. So that it learns, its peers let their servers repeat the presence that
+// reached its users, by probes to the local server in the name of those users.
+// They are entitled, for that presence is in the table. What it cannot learn that
+// way is who is in which room; should the link be cut before that user moves, its
+// room ends it when the first message to it fails, or when the link is back.
 //
 // After a blip shorter than Grace in one epoch there is nothing to ask: each
 // gateway still has what it owes, and pays.
@@ -62,13 +71,21 @@ type upkeep struct {
 	ended  bool      // rule 1 was applied since the peer was last up
 	downAt time.Time // start of the grace; zero while up
 	epoch  uint64
+	remind bool      // the local server is to repeat its presence to the peer
+	payAt  time.Time // when to send what is owed
 	ask    bool      // probes are due
-	payAt  time.Time // when to try to send what is owed or to ask
+	askAt  time.Time // when to send them
 }
 
-// payPause is how long upkeep waits when the lane does not take what is owed
-// although the link is up: the lane is opening its stream again.
-const payPause = time.Second
+const (
+	// payPause is how long upkeep waits when the lane does not take what is
+	// owed although the link is up: the lane is opening its stream again.
+	payPause = time.Second
+	// askPause is how long it waits before it asks again for what the local
+	// server did not take. It is not known when that is back; until then the
+	// answers are lost again.
+	askPause = 30 * time.Second
+)
 
 func newUpkeep(limit int) upkeep {
 	return upkeep{in: newTable(limit), out: newTable(limit), interest: newInterest(limit / 4)}
@@ -80,9 +97,11 @@ func (a *Adapter) PeerUp(id federation.GridID, epoch uint64) {
 	p := a.peer(id)
 	p.mu.Lock()
 	k := &p.keep
-	k.ask = k.ask || (k.epoch != 0 && k.epoch != epoch)
+	if k.epoch != 0 && k.epoch != epoch {
+		k.ask, k.remind = true, true
+	}
 	k.up, k.ended, k.epoch = true, false, epoch
-	k.downAt, k.payAt = time.Time{}, time.Now()
+	k.downAt, k.payAt, k.askAt = time.Time{}, time.Now(), time.Now()
 	p.mu.Unlock()
 	signal(p.wake)
 }
@@ -102,12 +121,17 @@ func (k *upkeep) down() {
 	}
 }
 
-// LocalLost says that a local server died: that its connections broke without a
-// word. Domains are normalised. It does not block.
-func (a *Adapter) LocalLost(domains ...string) {
-	lost := make(map[string]bool, len(domains))
-	for _, d := range domains {
-		lost[d] = true
+// LocalLost says that the local server of a domain died: that its connections
+// broke without a word, or nothing listens where it should. The domain is
+// normalised. It does not block.
+func (a *Adapter) LocalLost(domain string) {
+	lost := map[string]bool{domain: true}
+	for _, domains := range a.cfg.Servers {
+		if slices.Contains(domains, domain) {
+			for _, d := range domains {
+				lost[d] = true
+			}
+		}
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -146,9 +170,21 @@ func (p *peer) oweOut(pr presence, stanza []byte) {
 		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "out").Inc()
 	}
 	if k.up && !time.Now().Before(k.payAt) {
-		k.payAt = time.Now().Add(payPause)
+		k.payAt, k.askAt = time.Now().Add(payPause), time.Now().Add(payPause)
 		signal(p.wake)
 	}
+}
+
+// missedIn says that presence from the peer did not reach the local server.
+func (p *peer) missedIn() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	if k.ask && k.askAt.After(time.Now()) {
+		return // it will be asked for
+	}
+	k.ask, k.askAt = true, time.Now().Add(askPause)
+	signal(p.wake)
 }
 
 // noteIn records presence from the peer that went to the local server.
@@ -205,29 +241,48 @@ func (p *peer) upkeep(ctx context.Context) error {
 func (p *peer) step(ctx context.Context) time.Duration {
 	p.mu.Lock()
 	k := &p.keep
-	due := k.up && (k.out.owing > 0 || k.ask)
-	wait := time.Until(k.payAt)
-	if !k.up && !k.ended && !k.downAt.IsZero() {
-		if wait = time.Until(k.downAt.Add(p.a.cfg.Grace)); wait <= 0 {
-			endings := k.endPeer()
+	now := time.Now()
+	if !k.up {
+		wait := k.downAt.Add(p.a.cfg.Grace).Sub(now)
+		if k.ended || k.downAt.IsZero() || wait > 0 {
 			p.mu.Unlock()
-			p.tellLocal(ctx, endings, "the peer is down")
-			return 0
+			return max(wait, 0)
 		}
+		endings := k.endPeer()
 		p.mu.Unlock()
-		return wait
-	}
-	p.mu.Unlock()
-	switch {
-	case !due:
-		return 0
-	case wait > 0:
-		return wait
-	case p.pay(ctx):
+		p.tellLocal(ctx, endings, "the peer is down")
 		return 0
 	}
-	p.mu.Lock()
-	k.payAt = time.Now().Add(payPause)
+	var reminders []reply
+	if k.remind {
+		k.remind = false
+		reminders = k.reminders(func(string) bool { return true })
+	}
+	wait := k.due(now)
 	p.mu.Unlock()
-	return payPause
+	for _, r := range reminders {
+		if p.toLocal.put(ctx, r) != nil {
+			return 0 // shutting down
+		}
+	}
+	if wait == 0 && !p.pay(ctx, now) {
+		wait = payPause
+	}
+	return max(wait, 0)
+}
+
+// due returns how long it is until something is to be sent to the peer: 0 for now,
+// less than that for never.
+func (k *upkeep) due(now time.Time) time.Duration {
+	wait := time.Duration(-1)
+	if k.out.owing > 0 {
+		wait = max(k.payAt.Sub(now), 0)
+	}
+	if k.ask {
+		ask := max(k.askAt.Sub(now), 0)
+		if wait < 0 || ask < wait {
+			wait = ask
+		}
+	}
+	return wait
 }
