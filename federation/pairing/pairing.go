@@ -25,8 +25,11 @@ import (
 	"github.com/yggate/yggate/transports"
 )
 
-// InviteLifetime is how long an invite can be used.
+// InviteLifetime is how long an invite can be used where its maker says nothing.
 const InviteLifetime = 72 * time.Hour
+
+// An invite that is good for long is one that leaks.
+const maxInviteLifetime = 30 * 24 * time.Hour
 
 // inviteKept is how long a dead invite stays in the listing.
 const inviteKept = 30 * 24 * time.Hour
@@ -81,8 +84,9 @@ func New(cfg Config) *Pairing {
 
 // Invite makes an invite and returns its string. Whoever uses it becomes the peer
 // called name; it is active at once if it claims nothing but the expected domains
-// and what lies below them. Only an HMAC key made from the secret is kept.
-func (p *Pairing) Invite(ctx context.Context, name string, expect []string) (string, error) {
+// and what lies below them. It can be used for the time life, 0 meaning
+// InviteLifetime. Only an HMAC key made from the secret is kept.
+func (p *Pairing) Invite(ctx context.Context, name string, expect []string, life time.Duration) (string, error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("invite %q: %w", name, err) }
 	if err := federation.CheckPetname(name); err != nil {
 		return fail(err)
@@ -99,8 +103,14 @@ func (p *Pairing) Invite(ctx context.Context, name string, expect []string) (str
 	if p.cfg.Peerings != nil {
 		peerings = p.cfg.Peerings()
 	}
+	switch {
+	case life == 0:
+		life = InviteLifetime
+	case life < time.Second || life > maxInviteLifetime:
+		return fail(fmt.Errorf("lifetime %v: want one second to %d days", life, maxInviteLifetime/(24*time.Hour)))
+	}
 	now := p.cfg.Now()
-	inv, err := newInvite(p.cfg.Key, now.Add(InviteLifetime), p.cfg.Nodes(), peerings)
+	inv, err := newInvite(p.cfg.Key, now.Add(life), p.cfg.Nodes(), peerings)
 	if err != nil {
 		return fail(err)
 	}

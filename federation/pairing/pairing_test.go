@@ -16,7 +16,7 @@ import (
 // invite makes an invite at g and parses it as the other side does.
 func invite(t *testing.T, g *gateway, name string, expect ...string) Invite {
 	t.Helper()
-	s, err := g.Invite(t.Context(), name, expect)
+	s, err := g.Invite(t.Context(), name, expect, 0)
 	must(t, err)
 	inv, err := Parse(s)
 	must(t, err)

@@ -300,24 +300,24 @@ func TestNoTLSNoService(t *testing.T) {
 
 func TestInviteRefuses(t *testing.T) {
 	alice := newGateway(t, "127.0.71.1", "alice.grid")
-	if _, err := alice.Invite(t.Context(), "Bob", nil); err == nil {
+	if _, err := alice.Invite(t.Context(), "Bob", nil, 0); err == nil {
 		t.Error("bad name")
 	}
-	if _, err := alice.Invite(t.Context(), "bob", []string{"1.2.3.4"}); err == nil || !strings.Contains(err.Error(), "expected domain") {
+	if _, err := alice.Invite(t.Context(), "bob", []string{"1.2.3.4"}, 0); err == nil || !strings.Contains(err.Error(), "expected domain") {
 		t.Errorf("bad domain: %v", err)
 	}
 	for range maxOpenInvites {
-		_, err := alice.Invite(t.Context(), "bob", nil)
+		_, err := alice.Invite(t.Context(), "bob", nil, 0)
 		must(t, err)
 	}
-	if _, err := alice.Invite(t.Context(), "bob", nil); err == nil || !strings.Contains(err.Error(), "revoke some") {
+	if _, err := alice.Invite(t.Context(), "bob", nil, 0); err == nil || !strings.Contains(err.Error(), "revoke some") {
 		t.Errorf("one too many: %v", err)
 	}
 	alice.advance(InviteLifetime)
-	_, err := alice.Invite(t.Context(), "bob", nil)
+	_, err := alice.Invite(t.Context(), "bob", nil, 0)
 	must(t, err)
 	alice.advance(inviteKept + time.Second)
-	_, err = alice.Invite(t.Context(), "bob", nil)
+	_, err = alice.Invite(t.Context(), "bob", nil, 0)
 	must(t, err)
 	if list, err := alice.List(t.Context()); err != nil || len(list) != 2 {
 		t.Errorf("%d invites are kept, %v", len(list), err)
