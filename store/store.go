@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -37,6 +38,8 @@ type Store struct {
 	jobs    chan *job
 	stop    chan struct{}
 	stopped chan struct{}
+
+	commits, writes atomic.Uint64
 }
 
 // ErrClosed is what Write returns after Close.

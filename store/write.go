@@ -66,6 +66,15 @@ func (s *Store) Write(ctx context.Context, fn func(*sql.Tx) error) error {
 	return j.err
 }
 
+// Stats counts since Open; Writes per Commits is how well the group commit works.
+type Stats struct {
+	Commits uint64
+	Writes  uint64 // in those commits, failed ones included
+}
+
+// Stats returns the counts.
+func (s *Store) Stats() Stats { return Stats{Commits: s.commits.Load(), Writes: s.writes.Load()} }
+
 // loop is the only user of the writing connection.
 func (s *Store) loop() {
 	defer close(s.stopped)
@@ -109,6 +118,10 @@ func (s *Store) commit(batch []*job) {
 	for len(taken) > 0 {
 		culprit, err := s.attempt(taken)
 		if culprit < 0 {
+			if err == nil {
+				s.commits.Add(1)
+				s.writes.Add(uint64(len(taken)))
+			}
 			for _, j := range taken {
 				if err != nil {
 					j.err = err
