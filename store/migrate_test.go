@@ -199,8 +199,7 @@ func TestPragmas(t *testing.T) {
 	}
 }
 
-// TestWALIsSetOnce holds a read transaction of another connection open, in which
-// a change of the journal mode would fail; Open must not try one.
+// TestWALIsSetOnce: an Open that finds everything in order writes nothing.
 func TestWALIsSetOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s, err := Open(t.Context(), Options{Path: path})

@@ -156,6 +156,23 @@ func TestGridIntroducesItselfOnly(t *testing.T) {
 	wantRefusal(t, err, http.StatusBadRequest)
 }
 
+// TestUsedInviteShowsNothingToOthers has the finder of a used invite claim, in a
+// root of its own making, to be the grid that used it.
+func TestUsedInviteShowsNothingToOthers(t *testing.T) {
+	alice, bob, eve := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid"), newGateway(t, "127.0.71.3", "eve.grid")
+	inv := invite(t, alice, "bob", "bob.grid")
+	_, _, err := accept(t, bob, alice, inv, "alice")
+	must(t, err)
+	d := eve.dialer(t, alice)
+	d.leaf = forgedLeaf(t, bob.id.ID(), eve.ip)
+	err = d.ask(alice, PathDescriptor, func(s *session) any {
+		mac, err := sessionMAC(inv.macKey(), roleLook, &s.state)
+		must(t, err)
+		return descriptorRequest{Invite: inv.idBytes(), MAC: mac}
+	}, nil)
+	wantRefusal(t, err, http.StatusConflict)
+}
+
 func TestStrangersLearnNothing(t *testing.T) {
 	alice, eve := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.3", "eve.grid")
 	desc, err := eve.reg.OwnDescriptorAs(t.Context(), "alice")
@@ -305,6 +322,11 @@ func TestInviteRefuses(t *testing.T) {
 	}
 	if _, err := alice.Invite(t.Context(), "bob", []string{"1.2.3.4"}, 0); err == nil || !strings.Contains(err.Error(), "expected domain") {
 		t.Errorf("bad domain: %v", err)
+	}
+	for _, life := range []time.Duration{-1, time.Millisecond, maxInviteLifetime + 1} {
+		if _, err := alice.Invite(t.Context(), "bob", nil, life); err == nil || !strings.Contains(err.Error(), "30 days") {
+			t.Errorf("lifetime %v: %v", life, err)
+		}
 	}
 	for range maxOpenInvites {
 		_, err := alice.Invite(t.Context(), "bob", nil, 0)

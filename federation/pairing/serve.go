@@ -174,13 +174,14 @@ func (p *Pairing) checkInvite(r *http.Request, c caller, id, mac []byte, role ro
 	return inv, nil
 }
 
-// gridID is the caller's id so far as it is known: that of the peer with its key,
-// or the one that its certificates claim, which ownDescriptorOf proves.
+// gridID is the caller's id as far as it is proven: that of the peer with its key,
+// or of the grid that has never had another key. What certificates claim beyond
+// that proves nothing.
 func (c caller) gridID() federation.GridID {
 	if c.peer != nil {
 		return c.peer.ID
 	}
-	return c.Grid
+	return federation.NewGridID(c.Key)
 }
 
 func (p *Pairing) auditRefusal(ctx context.Context, c caller, id []byte) error {

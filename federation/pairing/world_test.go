@@ -3,12 +3,16 @@ package pairing
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -127,10 +131,11 @@ type dialer struct {
 	t    *testing.T
 	from *gateway
 	to   map[string]string // node -> ip:port
+	leaf *tls.Certificate  // nil: that of from
 }
 
 func (g *gateway) dialer(t *testing.T, others ...*gateway) *dialer {
-	d := &dialer{t, g, map[string]string{}}
+	d := &dialer{t: t, from: g, to: map[string]string{}}
 	for _, o := range others {
 		d.to[o.ip] = o.addr
 	}
@@ -138,9 +143,12 @@ func (g *gateway) dialer(t *testing.T, others ...*gateway) *dialer {
 }
 
 func (d *dialer) DialPinned(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*http.ClientConn, tls.ConnectionState, error) {
-	leaf, err := d.from.id.Leaf(transports.Addr{Net: "tcp", Node: d.from.ip})
-	if err != nil {
-		return nil, tls.ConnectionState{}, err
+	leaf := d.leaf
+	if leaf == nil {
+		var err error
+		if leaf, err = d.from.id.Leaf(transports.Addr{Net: "tcp", Node: d.from.ip}); err != nil {
+			return nil, tls.ConnectionState{}, err
+		}
 	}
 	to, ok := d.to[addr.Node]
 	if !ok {
@@ -201,4 +209,36 @@ func audited(t *testing.T, g *gateway, event string) (n int) {
 		}
 	}
 	return n
+}
+
+// forgedLeaf makes a chain of fresh keys that claims to be of a grid.
+func forgedLeaf(t *testing.T, claimed federation.GridID, ip string) *tls.Certificate {
+	t.Helper()
+	uris := func(names ...string) (out []*url.URL) {
+		for _, n := range names {
+			u, err := url.Parse(n)
+			must(t, err)
+			out = append(out, u)
+		}
+		return out
+	}
+	rootPub, rootKey, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	leafPub, leafKey, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	root := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "forged"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+		URIs: uris("grid:" + string(claimed)),
+	}
+	leaf := &x509.Certificate{
+		NotBefore: root.NotBefore, NotAfter: root.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:        uris("grid:"+string(claimed), "tcp:"+ip),
+	}
+	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, rootPub, rootKey)
+	must(t, err)
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, leafPub, rootKey)
+	must(t, err)
+	return &tls.Certificate{Certificate: [][]byte{leafDER, rootDER}, PrivateKey: leafKey}
 }

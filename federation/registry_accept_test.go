@@ -1,0 +1,138 @@
+package federation
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/yggate/yggate/store"
+)
+
+func TestSecondClaimantIsInConflict(t *testing.T) {
+	w, bob, eve := newWorld(t), newGrid(t), newGrid(t)
+	w.introduce(t, "bob", bob.says(t, "bob.grid"), "bob.grid")
+	w.introduce(t, "eve", eve.says(t, "bob.grid"), "bob.grid")
+	wantClaims(t, w, "bob.grid bob active", "bob.grid eve conflict")
+	owner := func() string { return w.Directory().Now().Owner(XMPP, "bob.grid").Name }
+	if owner() != "bob" {
+		t.Errorf("the domain went to %s", owner())
+	}
+	must(t, w.AssignDomain(t.Context(), XMPP, "BOB.grid", "eve"))
+	wantClaims(t, w, "bob.grid bob conflict", "bob.grid eve active")
+	if owner() != "eve" {
+		t.Errorf("assigned to eve, held by %s", owner())
+	}
+	// The holder goes: the domain is no one's until the operator says so.
+	must(t, w.Remove(t.Context(), "eve"))
+	wantClaims(t, w, "bob.grid bob conflict")
+	if w.Directory().Now().Owner(XMPP, "bob.grid") != nil {
+		t.Error("the domain was silently switched")
+	}
+	must(t, w.AssignDomain(t.Context(), XMPP, "bob.grid", "bob"))
+	if owner() != "bob" {
+		t.Errorf("assigned to bob, held by %s", owner())
+	}
+}
+
+func TestAssignDomainRefuses(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"))
+	for name, c := range map[string]struct {
+		domain, peer, want string
+	}{
+		"pending peer": {"bob.grid", "bob", "it is pending"},
+		"unknown peer": {"bob.grid", "nobody", "no such peer"},
+		"own domain":   {"home.grid", "bob", "this grid's own"},
+		"no domain":    {"1.2.3.4", "bob", "IP address"},
+		"not claimed":  {"carol.grid", "bob", "pending"},
+	} {
+		if err := w.AssignDomain(t.Context(), XMPP, c.domain, c.peer); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	must(t, w.Approve(t.Context(), "bob"))
+	if err := w.AssignDomain(t.Context(), XMPP, "carol.grid", "bob"); err == nil || !strings.Contains(err.Error(), "does not claim it") {
+		t.Errorf("not claimed: %v", err)
+	}
+}
+
+func TestOwnDomainCannotBeClaimed(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid", "home.grid"), "bob.grid", "home.grid")
+	wantClaims(t, w, "bob.grid bob active")
+	if !w.audited(t, "claim-refused") {
+		t.Error("not audited")
+	}
+	if _, err := w.Directory().Now().Route(XMPP, "home.grid"); !errors.Is(err, ErrUnknownDomain) {
+		t.Errorf("own domain is routed: %v", err)
+	}
+}
+
+func TestLaterDomains(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	accept := func(domains ...string) {
+		t.Helper()
+		_, err := w.AcceptDescriptor(t.Context(), g.says(t, domains...))
+		must(t, err)
+	}
+	accept("bob.grid", "muc.bob.grid", "bank.example")
+	wantClaims(t, w, "bank.example bob pending", "bob.grid bob active", "muc.bob.grid bob active")
+	accept("bob.grid", "muc.bob.grid", "bank.example")
+	wantClaims(t, w, "bank.example bob pending", "bob.grid bob active", "muc.bob.grid bob active")
+	must(t, w.AssignDomain(t.Context(), XMPP, "bank.example", "bob"))
+	accept("bob.grid")
+	wantClaims(t, w, "bob.grid bob active")
+}
+
+func TestAcceptDescriptor(t *testing.T) {
+	w, g, stranger := newWorld(t), newGrid(t), newGrid(t)
+	first := g.says(t, "bob.grid")
+	w.introduce(t, "bob", first, "bob.grid")
+	second := g.says(t, "bob.grid")
+	refused := func(raw []byte, want error) {
+		t.Helper()
+		if _, err := w.AcceptDescriptor(t.Context(), raw); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	for range 2 { // the same again is no rollback
+		_, err := w.AcceptDescriptor(t.Context(), second)
+		must(t, err)
+	}
+	refused(first, ErrRollback)
+	if !w.audited(t, "descriptor-refused") {
+		t.Error("the rollback is not on record")
+	}
+	g.seq--
+	refused(g.says(t, "other.grid"), ErrRollback) // other content, same number
+	refused(stranger.says(t), ErrUnknownGrid)
+	refused([]byte("{}"), ErrBadDescriptor)
+	row, err := store.PeerByGrid(t.Context(), w.store.Read(), string(g.ID()))
+	must(t, err)
+	if !bytes.Equal(row.Envelope, second) {
+		t.Error("the signed bytes are not kept as they came")
+	}
+}
+
+func TestPeerRotatesItsKey(t *testing.T) {
+	w := newWorld(t)
+	ids := rotations(t, 2)
+	g := &grid{Identity: ids[0]}
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	rotated := &grid{Identity: ids[2]} // one rotation was missed
+	_, err := w.AcceptDescriptor(t.Context(), rotated.says(t, "bob.grid"))
+	must(t, err)
+	snap := w.Directory().Now()
+	if snap.PeerByKey(ids[0].Key()) != nil {
+		t.Error("the old key still is bob")
+	}
+	if p := snap.PeerByKey(ids[2].Key()); p == nil || p.Name != "bob" || p.ID != ids[0].ID() {
+		t.Errorf("the new key is %+v", p)
+	}
+	if _, err := w.AcceptDescriptor(t.Context(), g.says(t, "bob.grid")); !errors.Is(err, ErrRollback) {
+		t.Errorf("the old key still speaks: %v", err)
+	}
+	wantClaims(t, w, "bob.grid bob active")
+}
