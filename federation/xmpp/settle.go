@@ -58,6 +58,20 @@ func (t *table) keepEnds(g *group) {
 	}
 }
 
+// enter remembers that a user is in a room, as the room says, unless something
+// newer is known. A gateway that has restarted, or was told of an earlier stay's
+// end after the user entered again, learns it that way.
+func (t *table) enter(user, at string) {
+	from, resource := split(user)
+	if g := t.groups[pair{from, bareOf(at)}]; g != nil && g.kind == joined && g.entries[resource] != nil {
+		return
+	}
+	if g := t.groups[pair{from, at}]; g != nil && g.entries[resource] != nil && g.entries[resource].gone {
+		return // it has left, and that is owed
+	}
+	t.add(&presence{from: user, to: at, kind: available, join: true}, from, resource)
+}
+
 // leave forgets that a user is in a room.
 func (t *table) leave(user, room string) {
 	from, resource := split(user)
@@ -100,9 +114,9 @@ func replyWith(stanza []byte) (reply, bool) {
 	return reply{from, to, stanza}, err == nil
 }
 
-// pay sends the peer what is owed to it, and the probes that are due; false means
-// that it has to be tried again.
-func (p *peer) pay(ctx context.Context, now time.Time) bool {
+// pay sends the peer what is owed to it and the probes that are due. What the lane
+// does not take is put off.
+func (p *peer) pay(ctx context.Context, now time.Time) {
 	p.order.Lock()
 	defer p.order.Unlock()
 	k := &p.keep
@@ -112,29 +126,29 @@ func (p *peer) pay(ctx context.Context, now time.Time) bool {
 	if k.ask && !k.askAt.After(now) {
 		probes = k.interest.probes(p.speaksFor)
 		k.ask = false
+		k.asked(now) // before an answer can come
 	}
 	p.mu.Unlock()
 	owed := len(debts)
 	for len(debts) > 0 {
 		chunk := debts[:min(len(debts), sendBatch)]
 		if !p.sendDebts(ctx, chunk) {
-			p.tryAgain(probes != nil)
-			return false
+			p.putOff(probes != nil)
+			return
 		}
 		debts = debts[len(chunk):]
 	}
 	for rest := probes; len(rest) > 0; {
 		chunk := rest[:min(len(rest), sendBatch)]
 		if p.a.lane.Send(ctx, p.id, lane.Eph, itemsOf(chunk)...) != nil {
-			p.tryAgain(true)
-			return false
+			p.putOff(true)
+			return
 		}
 		rest = rest[len(chunk):]
 	}
 	if owed+len(probes) > 0 {
 		p.log(p.current()).Info("presence brought up to date", "owed", owed, "probes", len(probes))
 	}
-	return true
 }
 
 // speaksFor says whether what is for a JID may go to this peer now.
@@ -167,15 +181,43 @@ func (p *peer) sendDebts(ctx context.Context, debts []debt) bool {
 	return true
 }
 
-// tryAgain puts off what the lane did not take.
-func (p *peer) tryAgain(ask bool) {
+// putOff waits a moment with what the lane did not take.
+func (p *peer) putOff(ask bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := &p.keep
 	k.payAt = time.Now().Add(payPause)
 	if ask {
-		k.ask, k.askAt = true, k.payAt
+		k.ask, k.askAt, k.sweepAt = true, k.payAt, time.Time{}
 	}
+}
+
+// asked marks the presence of the contacts that were asked for, so that what the
+// answers do not confirm can be ended.
+func (k *upkeep) asked(now time.Time) {
+	for pr := range k.interest.pairs {
+		if g := k.in.groups[pair{pr.to, pr.from}]; g != nil && g.kind == contact {
+			for _, e := range g.entries {
+				e.old = true
+			}
+		}
+	}
+	k.sweepAt = now.Add(answerWait)
+}
+
+// sweep ends the presence that the answers have not confirmed.
+func (k *upkeep) sweep() [][]byte {
+	k.sweepAt = time.Time{}
+	var out [][]byte
+	for _, g := range k.in.groups {
+		for resource, e := range g.entries {
+			if e.old {
+				out = append(out, g.unavailable(resource, e))
+				k.in.remove(g, resource)
+			}
+		}
+	}
+	return out
 }
 
 // reminders ask the local server, in the name of contacts at the peer, for the

@@ -46,6 +46,7 @@ type entry struct {
 	to   string // as last addressed
 	self bool   // tells an occupant about itself
 	gone bool   // the newest presence is unavailable, and owed
+	old  bool   // not heard of since it was asked for
 	sum  uint64 // of the newest stanza, to know it when it comes back
 	due  bool   // the far side lacks the newest presence
 	owed []byte // which is this; nil for an unavailable that is built when due
@@ -150,8 +151,16 @@ func (t *table) note(p *presence, stanza []byte) bool {
 		return false
 	}
 	t.settle(e)
-	e.sum, e.gone = sumOf(stanza), false
+	e.sum, e.gone, e.old = sumOf(stanza), false, false
 	e.self = e.self || p.self
+	g := t.find(from, p.to)
+	if all := g.entries[""]; all != nil && all != e && all.gone {
+		// It is owed that no resource is there. Should this presence overtake
+		// that, it would be undone by it, so that it is sent once more behind it.
+		if !t.setOwed(e, stanza) {
+			t.remove(g, "")
+		}
+	}
 	return true
 }
 

@@ -32,7 +32,8 @@ import (
 // 3. Who ended presence asks for it. When the peer is back, a probe goes out from
 // each local user to each contact there whose presence it is entitled to, and the
 // contact's server answers with the present truth (RFC 6121 §4.3.2). One probe
-// per pair of bare addresses is enough, because the answer covers all resources.
+// per pair of bare addresses is enough, because the answer covers all resources:
+// what it does not confirm within answerWait is ended.
 // That the user is entitled is known from what crossed before: presence from the
 // contact to the user's bare address, which servers send to subscribers only, or
 // a probe of the user's own server, which it sends at login for each contact with
@@ -75,6 +76,8 @@ type upkeep struct {
 	payAt  time.Time // when to send what is owed
 	ask    bool      // probes are due
 	askAt  time.Time // when to send them
+	// sweepAt is when to end what no answer has confirmed; zero for never.
+	sweepAt time.Time
 }
 
 const (
@@ -85,6 +88,9 @@ const (
 	// server did not take. It is not known when that is back; until then the
 	// answers are lost again.
 	askPause = 30 * time.Second
+	// answerWait is how long the answers to probes may take. One that comes
+	// later than that still tells the truth.
+	answerWait = 10 * time.Second
 )
 
 func newUpkeep(limit int) upkeep {
@@ -154,9 +160,7 @@ func (p *peer) noteOut(pr presence, stanza []byte) {
 	if !k.out.note(&pr, stanza) {
 		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "out").Inc()
 	}
-	if pr.leaves() {
-		k.in.leave(pr.to, bareOf(pr.from))
-	}
+	k.in.follow(&pr)
 }
 
 // oweOut takes back presence of a local user that the peer did not get.
@@ -201,9 +205,7 @@ func (p *peer) noteIn(pr presence, stanza []byte) {
 	if !k.in.note(&pr, stanza) {
 		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "in").Inc()
 	}
-	if pr.leaves() {
-		k.out.leave(pr.to, bareOf(pr.from))
-	}
+	k.out.follow(&pr)
 	if !k.up && (k.ended || k.downAt.IsZero()) {
 		// The peer sends before its link counts as up, or had sent before it
 		// went down. It gets another grace, and then rule 1 again.
@@ -212,9 +214,16 @@ func (p *peer) noteIn(pr presence, stanza []byte) {
 	}
 }
 
-// leaves says whether the presence tells an occupant that its stay is over.
-func (pr *presence) leaves() bool {
-	return pr.kind == unavailable && pr.self && !pr.renamed
+// follow takes from what a room tells an occupant about itself, in the other
+// direction, whether it is in the room.
+func (t *table) follow(pr *presence) {
+	switch {
+	case !pr.self || pr.renamed:
+	case pr.kind == available:
+		t.enter(pr.to, pr.from)
+	case pr.kind == unavailable:
+		t.leave(pr.to, bareOf(pr.from))
+	}
 }
 
 // upkeep does what is due until ctx is done, then returns nil.
@@ -228,7 +237,7 @@ func (p *peer) upkeep(ctx context.Context) error {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		if wait := p.step(ctx); wait > 0 {
+		if wait := p.step(ctx); wait >= 0 {
 			timer.Reset(wait)
 		} else {
 			timer.Stop()
@@ -236,53 +245,66 @@ func (p *peer) upkeep(ctx context.Context) error {
 	}
 }
 
-// step does what is due now and returns how long nothing will be, 0 for until it
-// is woken.
+// never is how long step and due say there is nothing to do until it is woken.
+const never = time.Duration(-1)
+
+// step does what is due now and returns how long nothing will be.
 func (p *peer) step(ctx context.Context) time.Duration {
 	p.mu.Lock()
 	k := &p.keep
 	now := time.Now()
 	if !k.up {
-		wait := k.downAt.Add(p.a.cfg.Grace).Sub(now)
-		if k.ended || k.downAt.IsZero() || wait > 0 {
-			p.mu.Unlock()
-			return max(wait, 0)
+		wait := never
+		var endings [][]byte
+		if !k.ended && !k.downAt.IsZero() {
+			if wait = k.downAt.Add(p.a.cfg.Grace).Sub(now); wait <= 0 {
+				wait, endings = never, k.endPeer()
+			}
 		}
-		endings := k.endPeer()
 		p.mu.Unlock()
 		p.tellLocal(ctx, endings, "the peer is down")
-		return 0
+		return wait
+	}
+	var endings [][]byte
+	if !k.sweepAt.IsZero() && !now.Before(k.sweepAt) {
+		endings = k.sweep()
 	}
 	var reminders []reply
 	if k.remind {
 		k.remind = false
 		reminders = k.reminders(func(string) bool { return true })
 	}
-	wait := k.due(now)
+	pay := k.owes(now)
 	p.mu.Unlock()
+	p.tellLocal(ctx, endings, "the contact is gone")
 	for _, r := range reminders {
 		if p.toLocal.put(ctx, r) != nil {
-			return 0 // shutting down
+			return never // shutting down
 		}
 	}
-	if wait == 0 && !p.pay(ctx, now) {
-		wait = payPause
+	if pay {
+		p.pay(ctx, now)
 	}
-	return max(wait, 0)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return k.next(time.Now())
 }
 
-// due returns how long it is until something is to be sent to the peer: 0 for now,
-// less than that for never.
-func (k *upkeep) due(now time.Time) time.Duration {
-	wait := time.Duration(-1)
-	if k.out.owing > 0 {
-		wait = max(k.payAt.Sub(now), 0)
-	}
-	if k.ask {
-		ask := max(k.askAt.Sub(now), 0)
-		if wait < 0 || ask < wait {
-			wait = ask
+// owes says whether something is to be sent to the peer now.
+func (k *upkeep) owes(now time.Time) bool {
+	return (k.out.owing > 0 && !k.payAt.After(now)) || (k.ask && !k.askAt.After(now))
+}
+
+// next returns how long it is until the first thing is due while the peer is up.
+func (k *upkeep) next(now time.Time) time.Duration {
+	wait := never
+	consider := func(due bool, at time.Time) {
+		if d := max(at.Sub(now), 0); due && (wait == never || d < wait) {
+			wait = d
 		}
 	}
+	consider(k.out.owing > 0, k.payAt)
+	consider(k.ask, k.askAt)
+	consider(!k.sweepAt.IsZero(), k.sweepAt)
 	return wait
 }
