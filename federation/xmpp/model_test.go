@@ -134,7 +134,9 @@ func (m *modelServer) enter(user, resource string) {
 func (m *modelServer) leave(user, resource string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.users[user].in[resource] {
+	// Who leaves while the own gateway is dead and stays online is not missed by
+	// anyone: see upkeep.
+	if m.users[user].in[resource] && m.gate() != nil {
 		delete(m.users[user].in, resource)
 		m.say("<presence from='%s/%s' to='%s/%s' type='unavailable'/>", user, resource, m.otherRoom(), nickOf(user, resource))
 	}

@@ -50,9 +50,10 @@ import (
 // A gateway that has restarted also does not know any more whom it answers for by
 // rule 1. So that it learns, its peers let their servers repeat the presence that
 // reached its users, by probes to the local server in the name of those users.
-// They are entitled, for that presence is in the table. What it cannot learn that
-// way is who is in which room; should the link be cut before that user moves, its
-// room ends it when the first message to it fails, or when the link is back.
+// They are entitled, for that presence is in the table. Two things cannot be learned
+// that way, and stay as they are until that user's next presence, a message that
+// fails, or the next cut: who is in which room, and, where both gateways have died
+// one after the other, who may see someone that was not there.
 //
 // After a blip shorter than Grace in one epoch there is nothing to ask: each
 // gateway still has what it owes, and pays.
