@@ -34,6 +34,8 @@ type bridge struct {
 	table  *table
 	accept func(publicKey) bool
 	log    *slog.Logger
+	// started is told in probes, Unix nanoseconds.
+	started int64
 
 	mu   sync.RWMutex
 	disp stack.NetworkDispatcher
@@ -43,7 +45,7 @@ type bridge struct {
 var _ stack.LinkEndpoint = (*bridge)(nil)
 
 func newBridge(pc *encrypted.PacketConn, self publicKey, t *table, accept func(publicKey) bool, log *slog.Logger) *bridge {
-	b := &bridge{pc: pc, self: self.ip(), table: t, accept: accept, log: log}
+	b := &bridge{pc: pc, self: self.ip(), table: t, accept: accept, log: log, started: time.Now().UnixNano()}
 	b.bufs.New = func() any { buf := make([]byte, chunk); return &buf }
 	return b
 }

@@ -18,6 +18,7 @@ type conn struct {
 	*gonet.TCPConn
 	ep            tcpip.Endpoint
 	local, remote transports.Addr
+	far           *remote
 	release       func() // gives back what the stream counts for
 	closed        atomic.Bool
 }
@@ -72,12 +73,14 @@ func (c *conn) Close() error {
 		return c.opError("close", net.ErrClosed)
 	}
 	defer c.release()
+	c.far.detach(c)
 	return c.TCPConn.Close()
 }
 
 // abort resets a stream that the application never saw.
 func (c *conn) abort() {
 	if !c.closed.Swap(true) {
+		c.far.detach(c)
 		c.ep.Abort()
 		c.release()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"time"
 
 	"github.com/Arceliar/ironwood/encrypted"
 	"github.com/Arceliar/ironwood/network"
@@ -20,6 +21,10 @@ import (
 // 128 KiB, which at our MTU is four packets: a burst of TCP then loses its head
 // and the stream lives on retransmission time-outs.
 const queueSize = 512 << 10
+
+// lookupEvery is the least time between two searches for the path to a node.
+// Upstream's second would come on top of the seconds in which trees settle.
+const lookupEvery = 250 * time.Millisecond
 
 // newCore starts a node without peerings, its packet connection replaced by one
 // with a larger queue. core has no option for it, but embeds the connection as
@@ -39,6 +44,7 @@ func newCore(key ed25519.PrivateKey, log *slog.Logger) (*core.Core, error) {
 			return address.SubnetForKey(k).GetKey()
 		}),
 		network.WithPeerMaxMessageSize(queueSize),
+		network.WithPathThrottle(lookupEvery),
 	)
 	if err != nil {
 		c.Stop()

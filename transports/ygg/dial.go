@@ -1,6 +1,7 @@
 package ygg
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -30,9 +31,9 @@ const (
 	blindTime = 2 * time.Second
 	// provenTime is how long a try lasts once the path has answered.
 	provenTime = 8 * time.Second
-	// answerGrace is how long a try that was under way when the answer came
-	// may still succeed before a fresh SYN replaces it.
-	answerGrace = 200 * time.Millisecond
+	// answerGrace is how long the SYN that went out together with the first
+	// probe may be overdue after the answer before a fresh one replaces it.
+	answerGrace = 30 * time.Millisecond
 )
 
 // parseNode reads a node's name: the 64 hex digits of its public key.
@@ -99,6 +100,7 @@ type dialer struct {
 	tries  chan try
 	stop   context.CancelFunc // ends the try under way, nil when there is none
 	serial int                // of the latest try
+	warm   bool               // the try under way is as old as the first probe
 	proven bool               // the node has answered a probe, and a try relies on it
 }
 
@@ -113,15 +115,16 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 	defer cancel()
 	d.tries = make(chan try)
 	answer := d.remote.nextAnswer()
-	if err := d.node.bridge.probe(d.remote, dialProbe); err != nil {
+	began := time.Now()
+	if err := d.node.bridge.probe(d.remote, fastProbe); err != nil {
 		return nil, err
 	}
-	probe := time.NewTicker(dialProbe)
+	probe := time.NewTicker(fastProbe)
 	defer probe.Stop()
 	// next is when the try under way is given up for a fresh one.
 	next := time.NewTimer(blindAfter)
 	defer next.Stop()
-	if d.remote.heardWithin(warm) {
+	if d.warm = d.remote.heardWithin(warm); d.warm {
 		d.begin(ctx)
 		next.Reset(blindTime)
 	}
@@ -135,19 +138,20 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 			if d.proven {
 				continue
 			}
-			if err := d.node.bridge.probe(d.remote, dialProbe); err != nil {
+			if err := d.node.bridge.probe(d.remote, d.interval(began)); err != nil {
 				return nil, err
 			}
 		case <-answer:
 			answer = nil
 			d.proven = true
-			if d.stop != nil {
+			if d.warm {
 				next.Reset(answerGrace)
 			} else {
 				next.Reset(0)
 			}
 		case <-next.C:
 			d.begin(ctx)
+			d.warm = false
 			if answer == nil {
 				// The answer is used up: the next try needs another.
 				next.Reset(provenTime)
@@ -163,6 +167,18 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 			}
 		}
 	}
+}
+
+// interval says how often to probe; see probe.go.
+func (d *dialer) interval(began time.Time) time.Duration {
+	self, other := d.node.public, d.remote.key
+	switch {
+	case bytes.Compare(self[:], other[:]) > 0:
+		return slowProbe
+	case time.Since(began) < fastTime || d.node.peeredWithin(fastTime):
+		return fastProbe
+	}
+	return slowProbe
 }
 
 // never is an answer that does not come.
@@ -182,6 +198,8 @@ func (d *dialer) begin(ctx context.Context) {
 		case d.tries <- try{serial, c, err}:
 		case <-ctx.Done():
 			if c != nil {
+				// The hold on the node is the dial's, not this try's.
+				c.far.detach(c)
 				c.ep.Abort()
 			}
 		}
@@ -228,7 +246,7 @@ func (n *Node) connect(ctx context.Context, r *remote, port uint16, release func
 		ep.Abort()
 		return nil, fmt.Errorf("local address: %s", terr)
 	}
-	c, err := n.newConn(&wq, ep, local.Port, r.key.addr(port), release)
+	c, err := n.newConn(&wq, ep, r, local.Port, port, release)
 	if err != nil {
 		ep.Abort()
 		return nil, err

@@ -175,7 +175,7 @@ func (n *Node) shakeHands(s *stack.Stack, req *tcp.ForwarderRequest, r *remote) 
 		release()
 		return nil, fmt.Errorf("handshake: %s", err)
 	}
-	c, kerr := n.newConn(&wq, ep, id.LocalPort, r.key.addr(id.RemotePort), release)
+	c, kerr := n.newConn(&wq, ep, r, id.LocalPort, id.RemotePort, release)
 	if kerr != nil {
 		ep.Abort()
 		release()
@@ -185,12 +185,14 @@ func (n *Node) shakeHands(s *stack.Stack, req *tcp.ForwarderRequest, r *remote) 
 }
 
 // newConn wraps an established endpoint.
-func (n *Node) newConn(wq *waiter.Queue, ep tcpip.Endpoint, port uint16, remote transports.Addr, release func()) (*conn, error) {
+func (n *Node) newConn(wq *waiter.Queue, ep tcpip.Endpoint, r *remote, port, remotePort uint16, release func()) (*conn, error) {
 	if err := setKeepalive(ep); err != nil {
 		return nil, fmt.Errorf("set keepalive: %w", err)
 	}
-	return &conn{
-		TCPConn: gonet.NewTCPConn(wq, ep), ep: ep,
-		local: n.public.addr(port), remote: remote, release: release,
-	}, nil
+	c := &conn{
+		TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, far: r,
+		local: n.public.addr(port), remote: r.key.addr(remotePort), release: release,
+	}
+	r.attach(c)
+	return c, nil
 }

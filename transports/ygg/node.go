@@ -39,6 +39,8 @@ type Node struct {
 	ended chan struct{} // closed when the node is going down
 	up    atomic.Int32  // peerings that are up
 
+	peered atomic.Int64 // when one of them last came up, Unix nanoseconds
+
 	// Set before ready is closed, not changed after.
 	core   *core.Core
 	bridge *bridge

@@ -136,6 +136,11 @@ func (n *Node) running() bool {
 
 func (n *Node) peeringsUp() int { return int(n.up.Load()) }
 
+// peeredWithin says whether a peering came up in the last d.
+func (n *Node) peeredWithin(d time.Duration) bool {
+	return time.Now().UnixNano()-n.peered.Load() < int64(d)
+}
+
 // watch tells of peerings that come and go, redials while none is up, and keeps
 // the paths to nodes with streams alive.
 func (n *Node) watch(ctx context.Context) error {
@@ -156,11 +161,12 @@ func (n *Node) watch(ctx context.Context) error {
 	}
 }
 
-// keepPaths probes nodes with streams that have been silent. ironwood mends a
-// path or session only when it is used, and TCP alone uses it too rarely.
+// keepPaths probes nodes with streams that have been silent, since ironwood
+// mends a path or session only when it is used, and TCP alone uses it too
+// rarely; and nodes that have not said yet when they started.
 func (n *Node) keepPaths() error {
 	for _, r := range n.table.inUse() {
-		if r.heardWithin(keepProbe) {
+		if r.heardWithin(keepProbe) && r.introduced() {
 			continue
 		}
 		if err := n.bridge.probe(r, keepProbe); err != nil {
@@ -210,6 +216,7 @@ func (w *watcher) report(was, is map[string]core.PeerInfo) bool {
 	for uri, p := range is {
 		if old, ok := was[uri]; !ok || !old.Key.Equal(p.Key) || p.Uptime < old.Uptime {
 			changed = true
+			w.node.peered.Store(time.Now().UnixNano())
 			w.node.log.Info("peering up", "uri", uri, "peer", publicKey(p.Key).addr(0).Node, "inbound", p.Inbound)
 		}
 	}

@@ -34,8 +34,10 @@ type remote struct {
 	asked   atomic.Int64 // when it was last probed
 	replied atomic.Int64 // when its probe was last answered
 
-	mu     sync.Mutex
-	answer chan struct{} // closed and replaced at each answer to a probe
+	mu      sync.Mutex
+	answer  chan struct{}      // closed and replaced at each answer to a probe
+	started int64              // what its probes say of it, 0 before the first
+	conns   map[*conn]struct{} // established streams
 }
 
 // hold counts a stream or a dial; the function it returns gives it back, once.
@@ -70,6 +72,45 @@ func (r *remote) answered() {
 	defer r.mu.Unlock()
 	close(r.answer)
 	r.answer = make(chan struct{})
+}
+
+// restarted notes when the node says it was started, and says whether that is
+// later than it was. A probe of before the restart that comes late is no news.
+func (r *remote) restarted(started int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.started
+	r.started = max(was, started)
+	return was != 0 && started > was
+}
+
+// introduced says whether a probe of the node has told when it started.
+func (r *remote) introduced() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.started != 0
+}
+
+func (r *remote) attach(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conns[c] = struct{}{}
+}
+
+func (r *remote) detach(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, c)
+}
+
+// abortAll ends every established stream, as a reset by the far end would. The
+// owners of the streams still have to close them.
+func (r *remote) abortAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.conns {
+		c.ep.Abort()
+	}
 }
 
 // table maps between full keys and the addresses they hash to. Entries come
@@ -138,7 +179,7 @@ func (t *table) addLocked(k publicKey) (*remote, error) {
 			return nil, errTableFull
 		}
 	}
-	r := &remote{key: k, ip: ip, to: types.Addr(k[:]), answer: make(chan struct{})}
+	r := &remote{key: k, ip: ip, to: types.Addr(k[:]), answer: make(chan struct{}), conns: map[*conn]struct{}{}}
 	r.used.Store(time.Now().UnixNano())
 	t.byKey[k], t.byIP[ip] = r, r
 	return r, nil

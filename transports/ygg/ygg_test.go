@@ -88,10 +88,21 @@ func start(t testing.TB, cfg Config) *Node {
 	return n
 }
 
+// rootKey is below all but a few keys, so that its node becomes the tree's
+// root, as the public nodes' are: a new node changes nothing for the others.
+func rootKey(t testing.TB) ed25519.PrivateKey {
+	t.Helper()
+	for {
+		if key := newKey(t); key[ed25519.SeedSize] == 0 {
+			return key
+		}
+	}
+}
+
 // stockRelay is a node as upstream makes it, with its own queue.
 func stockRelay(t testing.TB, listen string) *core.Core {
 	t.Helper()
-	cert, err := selfSigned(newKey(t))
+	cert, err := selfSigned(rootKey(t))
 	if err != nil {
 		t.Fatal(err)
 	}

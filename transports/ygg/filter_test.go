@@ -1,0 +1,260 @@
+package ygg
+
+import (
+	"encoding/binary"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Arceliar/ironwood/types"
+	"github.com/yggdrasil-network/yggdrasil-go/src/core"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/yggate/yggate/transports"
+)
+
+// packets counts what is sent in one test of the filter.
+const packets = 500
+
+// attacker is a stock node that sends packets of its own making.
+type attacker struct {
+	t    *testing.T
+	core *core.Core
+	key  publicKey
+	to   *Node
+	port uint16
+}
+
+func newAttacker(t *testing.T, peer string, to *Node) *attacker {
+	t.Helper()
+	c := stockRelay(t, newURI())
+	a := &attacker{t: t, core: c, key: publicKey(c.PublicKey()), to: to, port: 10000}
+	u, err := parsePeer(peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.AddPeer(u, ""); err != nil {
+		t.Fatal(err)
+	}
+	// ironwood handles sessions only while somebody reads.
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			if _, _, err := c.ReadFrom(buf); err != nil {
+				return
+			}
+		}
+	}()
+	return a
+}
+
+// segment is an IPv6 packet with a TCP header from a port of its own.
+func (a *attacker) segment(flags header.TCPFlags) []byte {
+	a.port++
+	p := make([]byte, header.IPv6MinimumSize+header.TCPMinimumSize)
+	header.IPv6(p).Encode(&header.IPv6Fields{
+		PayloadLength: header.TCPMinimumSize, TransportProtocol: header.TCPProtocolNumber, HopLimit: 64,
+		SrcAddr: tcpip.AddrFrom16(a.key.ip()), DstAddr: tcpip.AddrFrom16(a.to.public.ip()),
+	})
+	header.TCP(p[header.IPv6MinimumSize:]).Encode(&header.TCPFields{
+		SrcPort: a.port, DstPort: 7, SeqNum: 1, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535,
+	})
+	return p
+}
+
+func (a *attacker) send(p []byte) {
+	a.t.Helper()
+	if _, err := a.core.WriteTo(p, types.Addr(a.to.public[:])); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// received is how many bytes of the attacker's packets the node has decrypted.
+func (a *attacker) received() uint64 {
+	for _, s := range a.to.core.GetSessions() {
+		if publicKey(s.Key) == a.key {
+			return s.RXBytes
+		}
+	}
+	return 0
+}
+
+// flood sends n packets and waits until the last of them is in. Packets may be
+// lost only before there is a session, so it makes one first.
+func (a *attacker) flood(n int, packet func() []byte) {
+	a.t.Helper()
+	eventually(a.t, "a session with the attacker", func() bool {
+		a.send([]byte{0})
+		return a.received() > 0
+	})
+	before, sent := a.received(), uint64(0)
+	for range n {
+		p := packet()
+		a.send(p)
+		sent += uint64(len(p) + 1)
+		// Not faster than the queues take it.
+		eventually(a.t, "a packet to arrive", func() bool { return a.received() >= before+sent })
+	}
+}
+
+// TestRefusedKeyCostsNothing sends SYNs and worse from a key that Accept does
+// not have, and looks for anything that is left of them.
+func TestRefusedKeyCostsNothing(t *testing.T) {
+	uri := newURI()
+	var asked atomic.Int32
+	n := start(t, Config{Listen: []string{uri}, Accept: func(transports.Addr) bool { asked.Add(1); return false }})
+	echo(t, n, 7)
+	<-n.ready
+	a := newAttacker(t, uri, n)
+	goroutines := runtime.NumGoroutine()
+	a.flood(packets, func() []byte { return a.segment(header.TCPFlagSyn) })
+	a.flood(10, func() []byte { return a.segment(header.TCPFlagAck) })
+	a.flood(10, func() []byte { return append([]byte(nil), probeAsk[1:]...) })
+
+	if asked.Load() < packets {
+		t.Errorf("Accept was asked %d times for %d SYNs", asked.Load(), packets)
+	}
+	if got := n.stack.Stats().IP.PacketsReceived.Value(); got != 0 {
+		t.Errorf("%d packets of a refused key reached the netstack", got)
+	}
+	if got := len(n.stack.RegisteredEndpoints()); got != 0 {
+		t.Errorf("%d endpoints are there", got)
+	}
+	if r := n.table.key(a.key); r != nil {
+		t.Error("a refused key is in the table")
+	}
+	if now := runtime.NumGoroutine(); now > goroutines+20 {
+		t.Errorf("%d goroutines, %d before", now, goroutines)
+	}
+	for _, s := range n.core.GetSessions() {
+		if publicKey(s.Key) == a.key && s.TXBytes != 0 {
+			t.Errorf("%d bytes were sent to a refused key", s.TXBytes)
+		}
+	}
+}
+
+// TestHalfOpenBounded floods from a key that is let in but never completes a
+// handshake: another key's streams must open meanwhile, and the remains go away.
+func TestHalfOpenBounded(t *testing.T) {
+	uri := newURI()
+	n := start(t, Config{Listen: []string{uri}})
+	echo(t, n, 7)
+	<-n.ready
+	a := newAttacker(t, uri, n)
+	most := int32(0)
+	a.flood(packets, func() []byte {
+		if r := n.table.key(a.key); r != nil {
+			most = max(most, r.pending.Load())
+		}
+		return a.segment(header.TCPFlagSyn)
+	})
+	if got := len(n.stack.RegisteredEndpoints()); got > maxPending || got == 0 {
+		t.Errorf("%d half-open endpoints, want 1 to %d", got, maxPending)
+	}
+	if most > maxPending+maxPending {
+		t.Errorf("%d handshakes of one node at a time, want about %d", most, maxPending)
+	}
+	other := start(t, Config{Peers: []string{uri}})
+	c, err := dialIn(t, patience, other, n, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEcho(t, c)
+	c.Close()
+	eventually(t, "half-open streams are given up", func() bool {
+		r := n.table.key(a.key)
+		return r != nil && r.pending.Load() == 0 && r.streams.Load() == 0 && r.inbound.Load() == 0
+	})
+}
+
+// TestForgedPackets sends what must not pass even from a key that is let in.
+func TestForgedPackets(t *testing.T) {
+	uri := newURI()
+	n := start(t, Config{Listen: []string{uri}})
+	echo(t, n, 7)
+	<-n.ready
+	a := newAttacker(t, uri, n)
+	for name, forge := range map[string]func([]byte) []byte{
+		"another node's address": func(p []byte) []byte { p[23] ^= 1; return p },
+		"the /64 of another":     func(p []byte) []byte { p[8] |= 1; return p },
+		"not for this node":      func(p []byte) []byte { p[39] ^= 1; return p },
+		"SYN behind a header": func(p []byte) []byte {
+			out := append([]byte(nil), p[:40]...)
+			out[6] = 60 // destination options
+			out = append(out, byte(header.TCPProtocolNumber), 0, 1, 4, 0, 0, 0, 0)
+			binary.BigEndian.PutUint16(out[4:], header.TCPMinimumSize+8)
+			return append(out, p[40:]...)
+		},
+		"UDP":         func(p []byte) []byte { p[6] = 17; return p },
+		"cut off":     func(p []byte) []byte { return p[:50] },
+		"no header":   func(p []byte) []byte { return p[:39] },
+		"version 4":   func(p []byte) []byte { p[0] = 0x45; return p },
+		"ACK, no SYN": func(p []byte) []byte { header.TCP(p[40:]).SetFlags(uint8(header.TCPFlagAck)); return p },
+		"empty":       func([]byte) []byte { return nil },
+	} {
+		a.flood(5, func() []byte { return forge(a.segment(header.TCPFlagSyn)) })
+		if got := n.stack.Stats().IP.PacketsReceived.Value(); got != 0 {
+			t.Fatalf("%s: %d packets reached the netstack", name, got)
+		}
+	}
+	if r := n.table.key(a.key); r != nil {
+		t.Error("forged packets made their sender known")
+	}
+	// The same segment unforged passes, so the above was not for another reason.
+	a.flood(1, func() []byte { return a.segment(header.TCPFlagSyn) })
+	eventually(t, "a true SYN arrives", func() bool { return n.stack.Stats().IP.PacketsReceived.Value() > 0 })
+}
+
+// TestAcceptByKey has one key let in and another not, at the same node.
+func TestAcceptByKey(t *testing.T) {
+	uri := newURI()
+	friend, stranger := newNode(t, Config{Peers: []string{uri}}), newNode(t, Config{Peers: []string{uri}})
+	n := start(t, Config{Listen: []string{uri}, Accept: func(a transports.Addr) bool { return a == friend.Self() }})
+	echo(t, n, 7)
+	run(t, friend)
+	run(t, stranger)
+	c, err := dialIn(t, patience, friend, n, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	wantEcho(t, c)
+	eventually(t, "the stranger is peered", func() bool { return stranger.Status().Up })
+	if c, err := dialIn(t, 3*time.Second, stranger, n, 7); err == nil {
+		c.Close()
+		t.Error("a stranger's stream opened")
+	}
+	// This node may still dial whom it would not let in.
+	echo(t, stranger, 8)
+	out, err := dialIn(t, patience, n, stranger, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	wantEcho(t, out)
+	// Which does not let the other in by the way.
+	if c, err := dialIn(t, time.Second, stranger, n, 7); err == nil {
+		c.Close()
+		t.Error("a stranger's stream opened while this node had one to it")
+	}
+	wantEcho(t, c)
+}
+
+// TestReplyRate asks far more often than answers are given.
+func TestReplyRate(t *testing.T) {
+	uri := newURI()
+	n := start(t, Config{Listen: []string{uri}})
+	<-n.ready
+	a := newAttacker(t, uri, n)
+	ask := append(append([]byte(nil), probeAsk[1:]...), make([]byte, 8)...)
+	began := time.Now()
+	a.flood(packets, func() []byte { return ask })
+	most := uint64(time.Since(began)/replyEvery) + 2
+	for _, s := range n.core.GetSessions() {
+		if publicKey(s.Key) == a.key && (s.TXBytes == 0 || s.TXBytes > most*probeSize) {
+			t.Errorf("%d bytes in answer to %d probes, want at most %d", s.TXBytes, packets, most*probeSize)
+		}
+	}
+}
