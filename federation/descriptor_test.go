@@ -173,6 +173,7 @@ func TestParseDescriptorRefuses(t *testing.T) {
 		"false history": {change(func(d *Descriptor) {
 			d.Rot, d.Past = 1, []Rotation{signRotation(other.key, id.ID(), 0, HashKey(id.Key()))}
 		}), "rotation 0"},
+		"unsigned history":     {change(func(d *Descriptor) { d.Rot, d.Past = 1, []Rotation{unsigned(id)} }), "rotation 0: bad signature"},
 		"from the future":      {change(func(d *Descriptor) { d.Issued = now.Add(11 * time.Minute).Unix() }), "compare the clocks"},
 		"issued before 1970":   {change(func(d *Descriptor) { d.Issued = -1 }), "compare the clocks"},
 		"expires before issue": {change(func(d *Descriptor) { d.Expires = d.Issued - 1 }), "expires before"},
@@ -214,6 +215,13 @@ func TestParseDescriptorRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// unsigned is a rotation of a grid's key to itself that it never signed.
+func unsigned(id *Identity) Rotation {
+	r := signRotation(id.key, id.ID(), 0, HashKey(id.Key()))
+	r.Sig[0] ^= 1
+	return r
 }
 
 // sigOnly signs without the context, as another use of the key might.

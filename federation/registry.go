@@ -75,7 +75,7 @@ func OpenRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 	if r.own, err = normalizeOwn(cfg.Own); err != nil {
 		return nil, fmt.Errorf("open registry: own domains: %w", err)
 	}
-	if err := r.Reload(ctx); err != nil {
+	if err := r.change(ctx, r.dropOwnClaims); err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
 	// A database that was restored from a backup may be behind what peers have
@@ -130,12 +130,7 @@ func (r *Registry) Reload(ctx context.Context) error {
 func (r *Registry) change(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
-		if err := fn(tx); err != nil {
-			return err
-		}
-		return r.dropOwnClaims(tx)
-	}); err != nil {
+	if err := r.cfg.Store.Write(ctx, fn); err != nil {
 		return err
 	}
 	// It is on disk: from here on the caller's patience must not decide whether

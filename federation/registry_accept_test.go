@@ -69,6 +69,16 @@ func TestOwnDomainCannotBeClaimed(t *testing.T) {
 	}
 }
 
+func TestDomainThatBecomesOurOwnIsTaken(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid", "shared.grid"), "bob.grid", "shared.grid")
+	w.open(t, "shared.grid")
+	wantClaims(t, w, "bob.grid bob active")
+	if !w.audited(t, "claim-refused") {
+		t.Error("not audited")
+	}
+}
+
 func TestLaterDomains(t *testing.T) {
 	w, g := newWorld(t), newGrid(t)
 	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")

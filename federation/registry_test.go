@@ -35,12 +35,12 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// open opens the registry anew, as after a restart.
-func (w *world) open(t *testing.T) {
+// open opens the registry anew, as after a restart, with some more own domains.
+func (w *world) open(t *testing.T, more ...string) {
 	t.Helper()
 	r, err := OpenRegistry(t.Context(), RegistryConfig{
 		Store: w.store, Identity: w.id, Name: "home",
-		Own:   map[Protocol][]string{XMPP: {"Home.grid"}, Matrix: {"home.grid"}, MQTT: {"home/"}},
+		Own:   map[Protocol][]string{XMPP: append([]string{"Home.grid"}, more...), Matrix: {"home.grid"}, MQTT: {"home/"}},
 		Nodes: []Node{{ID: "n1", SPKI: w.id.NodeSPKI(), Addrs: []string{"tcp:127.0.0.1"}}},
 		Policy: func(name string) Policy {
 			if a, ok := w.allow[name]; ok {

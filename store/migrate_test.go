@@ -199,8 +199,7 @@ func TestPragmas(t *testing.T) {
 	}
 }
 
-// TestWALIsSetOnce: an Open that finds everything in order writes nothing.
-func TestWALIsSetOnce(t *testing.T) {
+func TestOpenOfACurrentDatabaseWritesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s, err := Open(t.Context(), Options{Path: path})
 	if err != nil {

@@ -5,29 +5,20 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync/atomic"
 )
 
 // maxBatch bounds how many writes share one commit; beyond some 128 the gain is
 // small and the first of them waits.
 const maxBatch = 128
 
-// job is one caller's write. Whoever moves state away from jobQueued decides
-// whether it runs.
+// job is one caller's write.
 type job struct {
 	ctx   context.Context
 	fn    func(*sql.Tx) error
-	state atomic.Int32
 	err   error
 	panic any
 	done  chan struct{}
 }
-
-const (
-	jobQueued int32 = iota
-	jobTaken
-	jobCancelled
-)
 
 // Write runs fn in a transaction and returns nil once that is on disk. Writes of
 // concurrent callers share one commit, each behind a savepoint of its own: an
@@ -52,14 +43,7 @@ func (s *Store) Write(ctx context.Context, fn func(*sql.Tx) error) error {
 	case <-s.stop:
 		return ErrClosed
 	}
-	select {
-	case <-j.done:
-	case <-ctx.Done():
-		if j.state.CompareAndSwap(jobQueued, jobCancelled) {
-			return context.Cause(ctx)
-		}
-		<-j.done // it runs, and only its end tells whether it is on disk
-	}
+	<-j.done // it is in a batch, and only the end of that tells whether it is on disk
 	if j.panic != nil {
 		panic(j.panic)
 	}
@@ -109,20 +93,14 @@ var errBroken = errors.New("the transaction was undone")
 // commit runs a batch. A write that breaks the shared transaction is answered
 // with its error, and the rest starts over in a new one.
 func (s *Store) commit(batch []*job) {
-	taken := batch[:0]
-	for _, j := range batch {
-		if j.state.CompareAndSwap(jobQueued, jobTaken) {
-			taken = append(taken, j)
-		}
-	}
-	for len(taken) > 0 {
-		culprit, err := s.attempt(taken)
+	for len(batch) > 0 {
+		culprit, err := s.attempt(batch)
 		if culprit < 0 {
 			if err == nil {
 				s.commits.Add(1)
-				s.writes.Add(uint64(len(taken)))
+				s.writes.Add(uint64(len(batch)))
 			}
-			for _, j := range taken {
+			for _, j := range batch {
 				if err != nil {
 					j.err = err
 				}
@@ -130,8 +108,8 @@ func (s *Store) commit(batch []*job) {
 			}
 			return
 		}
-		close(taken[culprit].done)
-		taken = append(taken[:culprit], taken[culprit+1:]...)
+		close(batch[culprit].done)
+		batch = append(batch[:culprit], batch[culprit+1:]...)
 	}
 }
 

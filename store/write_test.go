@@ -185,6 +185,24 @@ func TestWriteHonoursItsContextWhileQueued(t *testing.T) {
 	}
 }
 
+func TestWriteHonoursItsContextInABatch(t *testing.T) {
+	s := openTemp(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("no more patience")
+	first := &job{ctx: t.Context(), done: make(chan struct{}), fn: func(tx *sql.Tx) error {
+		cancel(why)
+		return note("a")(tx)
+	}}
+	second := &job{ctx: ctx, done: make(chan struct{}), fn: note("never")}
+	s.commit([]*job{first, second})
+	if first.err != nil || !errors.Is(second.err, why) {
+		t.Errorf("got %v, %v", first.err, second.err)
+	}
+	if got := strings.Join(notes(t, s), " "); got != "a" {
+		t.Errorf("kept %q", got)
+	}
+}
+
 func TestBatchIsOneCommit(t *testing.T) {
 	s := openTemp(t)
 	for _, err := range batch(t, s, note("a"), note("b"), note("c")) {

@@ -133,6 +133,21 @@ func TestFarEndMustKnowTheInvite(t *testing.T) {
 	}
 }
 
+func TestPreviewIsOfTheGridOfTheInvite(t *testing.T) {
+	alice, bob, eve := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid"), newGateway(t, "127.0.71.3", "eve.grid")
+	inv := invite(t, alice, "bob")
+	eves, err := eve.reg.OwnDescriptorAs(t.Context(), "bob")
+	must(t, err)
+	alice.addr = serveTLS(t, alice.ip, alice.id, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := writeJSON(w, http.StatusOK, descriptorAnswer{Descriptor: eves}); err != nil {
+			t.Error(err)
+		}
+	}))
+	if _, err := bob.Preview(t.Context(), bob.dialer(t, alice), inv); err == nil || !strings.Contains(err.Error(), "not that of the grid in the invite") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPairingPinsTheGridOfTheInvite(t *testing.T) {
 	alice, bob, eve := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid"), newGateway(t, "127.0.71.3", "eve.grid")
 	inv := invite(t, alice, "bob")
