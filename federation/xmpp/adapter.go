@@ -50,8 +50,8 @@ type Config struct {
 	// Servers are the own domains, normalised, of each local server: they die
 	// together. A domain that is in none dies alone.
 	Servers [][]string
-	// Limits bound one stanza, in both directions. They must not be above what
-	// the lane carries; what is larger goes back to its sender.
+	// Limits bound one stanza, in both directions, to lane.MaxBody at most. What
+	// is larger goes back to its sender.
 	Limits frame.Limits
 	// Grace is how long a peer may be down before its users are shown as gone.
 	// 0: DefaultGrace.
@@ -104,6 +104,8 @@ func New(cfg Config) (*Adapter, error) {
 	if cfg.Limits.Stanza <= 0 {
 		cfg.Limits.Stanza = frame.DefaultLimits().Stanza
 	}
+	// A single item that the lane will not carry would fail its whole batch.
+	cfg.Limits.Stanza = min(cfg.Limits.Stanza, lane.MaxBody)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
+	"github.com/yggate/yggate/federation/xmpp/frame"
 )
 
 // TestRandomTriples checks the policy against a reference that is too simple to
@@ -205,6 +206,34 @@ func TestBatch(t *testing.T) {
 	}
 	if got := strings.Join(calls, "; "); got != "bob: 0 1 2" {
 		t.Errorf("calls %q", got)
+	}
+}
+
+// Whatever the configuration allows, no stanza goes to the lane that it would not
+// carry: the rest of the batch would go down with it.
+func TestLaneLimit(t *testing.T) {
+	w := &world{dir: federation.NewDirectory()}
+	w.publish(nil)
+	a, err := New(Config{Directory: w.dir, Limits: frame.Limits{Stanza: 10 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := 0
+	a.Connect(senderFunc(func(_ federation.GridID, items []lane.Item) error {
+		for _, it := range items {
+			if sent++; len(it.Body) > lane.MaxBody {
+				t.Errorf("an item of %d bytes", len(it.Body))
+			}
+		}
+		return nil
+	}), localFunc(w.toLocal))
+	small := []byte("<message from='alice@a.grid' to='bob@b.grid'/>")
+	large := fmt.Appendf(nil, "<message from='alice@a.grid' to='bob@b.grid'>%s</message>", strings.Repeat("x", lane.MaxBody))
+	if err := a.Stanzas(context.Background(), "a.grid", "b.grid", [][]byte{small, large, small}); err != nil || sent != 2 {
+		t.Errorf("%d sent, error %v", sent, err)
+	}
+	if n := len(a.peer("bob").toLocal.take()); n != 1 {
+		t.Errorf("%d bounces, want 1", n)
 	}
 }
 
