@@ -1,15 +1,18 @@
 package xmpp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -272,6 +275,39 @@ func TestBouncesPushBack(t *testing.T) {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v, want the context's", err)
+		}
+	})
+}
+
+// A peer decides how often it is refused, but not how much of the log it fills.
+func TestAuditIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{dir: federation.NewDirectory()}
+		w.publish(nil)
+		var log bytes.Buffer
+		a, err := New(Config{Directory: w.dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Connect(w, localFunc(w.toLocal))
+		spoof := func() {
+			it := lane.Item{Body: []byte("<message from='eve@c.grid' to='alice@a.grid'><body>secret</body></message>")}
+			if a.Deliver(context.Background(), w.dir.Now().Peer("bob"), it) == nil {
+				t.Fatal("taken")
+			}
+		}
+		for range 1000 {
+			spoof()
+		}
+		if n := strings.Count(log.String(), "stanza refused"); n != auditBurst {
+			t.Errorf("%d lines, want %d", n, auditBurst)
+		}
+		time.Sleep(auditEvery) // on the bubble's clock
+		log.Reset()
+		spoof()
+		if got := log.String(); !strings.Contains(got, "peer=bob") || !strings.Contains(got, "rule=sender_domain") ||
+			!strings.Contains(got, fmt.Sprintf("unlogged=%d", 1000-auditBurst)) || strings.Contains(got, "secret") {
+			t.Errorf("log %q", got)
 		}
 	})
 }

@@ -202,6 +202,28 @@ func TestPresenceFlood(t *testing.T) {
 	runtime.KeepAlive(a)
 }
 
+// Pairs to ask about give way to new ones; they never take more than their share.
+func TestInterestIsBounded(t *testing.T) {
+	i := newInterest(10_000)
+	last := pair{}
+	for n := range 1000 {
+		last = pair{fmt.Sprintf("u%d@a.grid", n), "bob@b.grid"}
+		i.add(last)
+		i.add(last)
+	}
+	sum := 0
+	for p := range i.pairs {
+		sum += pairBytes + len(p.from) + len(p.to)
+	}
+	if _, ok := i.pairs[last]; !ok || i.bytes != sum || sum > i.limit || sum < i.limit/2 {
+		t.Errorf("%d bytes, in truth %d of %d; the newest pair is there: %v", i.bytes, sum, i.limit, ok)
+	}
+	i.add(pair{strings.Repeat("x", 20_000), "bob@b.grid"})
+	if i.bytes != sum {
+		t.Error("a pair beyond the limit drove out others")
+	}
+}
+
 // An occupant learns of its own end last.
 func TestEndingsOrder(t *testing.T) {
 	tb := newTable(1 << 20)
