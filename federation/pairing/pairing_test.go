@@ -1,6 +1,7 @@
 package pairing
 
 import (
+	"database/sql"
 	"errors"
 	"net/http"
 	"strings"
@@ -193,4 +194,15 @@ func TestPendingPeerIsToldNothing(t *testing.T) {
 	if r := wantRefusal(t, err, http.StatusForbidden); !strings.Contains(r.Message, "pending") {
 		t.Errorf("%+v", r)
 	}
+}
+
+func TestBurnDecidesARace(t *testing.T) {
+	alice := newGateway(t, "127.0.71.1", "alice.grid")
+	inv := invite(t, alice, "guest")
+	use := func(grid federation.GridID) error {
+		return alice.store.Write(t.Context(), func(tx *sql.Tx) error { return burn(tx, inv.idBytes(), grid, alice.clock()) })
+	}
+	must(t, use("first"))
+	wantRefusal(t, use("second"), http.StatusConflict)
+	must(t, use("first"))
 }

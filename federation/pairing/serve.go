@@ -114,13 +114,7 @@ func (p *Pairing) pair(r *http.Request, c caller) (any, error) {
 	}
 	peer, err := p.cfg.Registry.Introduce(r.Context(), federation.Introduction{
 		Name: inv.Name, Envelope: req.Descriptor, Expect: inv.Expect,
-		With: func(tx *sql.Tx) error {
-			used, err := store.UseInvite(tx, inv.ID, string(d.Grid), p.cfg.Now())
-			if err == nil && !used { // lost a race since checkInvite
-				err = &Error{Status: http.StatusConflict, Message: "the invite was used", Hint: "ask for a new one"}
-			}
-			return err
-		},
+		With: func(tx *sql.Tx) error { return burn(tx, inv.ID, d.Grid, p.cfg.Now()) },
 	})
 	if err != nil {
 		return nil, asRefusal(err)
@@ -134,6 +128,15 @@ func (p *Pairing) pair(r *http.Request, c caller) (any, error) {
 		return nil, err
 	}
 	return pairAnswer{MAC: mac, State: peer.State, Descriptor: own}, nil
+}
+
+// burn uses the invite up. It decides between grids that all passed checkInvite.
+func burn(tx *sql.Tx, id []byte, grid federation.GridID, at time.Time) error {
+	used, err := store.UseInvite(tx, id, string(grid), at)
+	if err == nil && !used {
+		err = &Error{Status: http.StatusConflict, Message: "the invite was used", Hint: "ask for a new one"}
+	}
+	return err
 }
 
 // checkInvite returns the invite if the caller has proven to know its secret and
