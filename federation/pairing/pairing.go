@@ -91,13 +91,9 @@ func (p *Pairing) Invite(ctx context.Context, name string, expect []string, life
 	if err := federation.CheckPetname(name); err != nil {
 		return fail(err)
 	}
-	domains := make([]string, 0, len(expect))
-	for _, e := range expect {
-		d, err := federation.NormalizeDomain(e)
-		if err != nil {
-			return fail(fmt.Errorf("expected %w", err))
-		}
-		domains = append(domains, d)
+	domains, err := normalizeAll(expect)
+	if err != nil {
+		return fail(err)
 	}
 	var peerings []string
 	if p.cfg.Peerings != nil {
@@ -119,26 +115,41 @@ func (p *Pairing) Invite(ctx context.Context, name string, expect []string, life
 		return fail(err)
 	}
 	row := store.Invite{ID: inv.idBytes(), Key: inv.macKey(), Name: name, Expect: domains, Created: now, Expires: inv.Expires}
-	if err := p.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
-		if err := store.DeleteInvitesBefore(tx, now.Add(-inviteKept)); err != nil {
-			return err
-		}
-		open, err := store.OpenInvites(context.Background(), tx, now)
-		if err != nil {
-			return err
-		}
-		if open >= maxOpenInvites {
-			return fmt.Errorf("%d invites are open already; revoke some", open)
-		}
-		if err := store.InsertInvite(tx, row); err != nil {
-			return err
-		}
-		return store.AppendAudit(tx, "invite-made", "", inv.ID()+" for "+name)
-	}); err != nil {
+	if err := p.cfg.Store.Write(ctx, func(tx *sql.Tx) error { return record(tx, row) }); err != nil {
 		return fail(err)
 	}
 	p.cfg.Log.Info("invite made", "peer", name, "id", inv.ID(), "expires", inv.Expires)
 	return s, nil
+}
+
+func normalizeAll(domains []string) ([]string, error) {
+	out := make([]string, 0, len(domains))
+	for _, e := range domains {
+		d, err := federation.NormalizeDomain(e)
+		if err != nil {
+			return nil, fmt.Errorf("expected %w", err)
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// record puts a new invite on disk and forgets those that died long ago.
+func record(tx *sql.Tx, inv store.Invite) error {
+	if err := store.DeleteInvitesBefore(tx, inv.Created.Add(-inviteKept)); err != nil {
+		return err
+	}
+	open, err := store.OpenInvites(context.Background(), tx, inv.Created)
+	if err != nil {
+		return err
+	}
+	if open >= maxOpenInvites {
+		return fmt.Errorf("%d invites are open already; revoke some", open)
+	}
+	if err := store.InsertInvite(tx, inv); err != nil {
+		return err
+	}
+	return store.AppendAudit(tx, "invite-made", "", hex.EncodeToString(inv.ID)+" for "+inv.Name)
 }
 
 // Status is the state of an invite that was made here.
