@@ -3,6 +3,7 @@ package ygg
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -52,6 +53,11 @@ func TestRestart(t *testing.T) {
 			r := a.table.key(b.public)
 			return r != nil && r.introduced()
 		})
+		// It goes down as in a crash: its resets reach nobody.
+		if err := b.RemovePeer(relay); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the node is cut off", func() bool { return !b.Status().Up })
 		stop()
 	}
 	old.Close()
@@ -190,4 +196,32 @@ func TestListenTaken(t *testing.T) {
 		err := newNode(t, Config{Listen: []string{uri}}).Run(ctx)
 		return errors.Is(err, syscall.EADDRINUSE)
 	})
+}
+
+// TestRetry counts dials at a peer that hangs up at once. With core's backoff
+// alone, ten of them take more than a minute.
+func TestRetry(t *testing.T) {
+	uri := newURI()
+	l, err := net.Listen("tcp", strings.TrimPrefix(uri, "tcp://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	start(t, Config{Peers: []string{uri}})
+	dials := make(chan struct{})
+	go func() {
+		defer close(dials)
+		for range 10 {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	select {
+	case <-dials:
+	case <-time.After(patience / 2):
+		t.Error("a peer is not redialled while there is no other")
+	}
 }
