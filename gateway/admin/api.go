@@ -39,7 +39,9 @@ type Peer struct {
 	Allow       []string `json:"allow"`
 	Domains     []Domain `json:"domains,omitempty"`
 	// Stale says that the newest descriptor is past its date; it still counts.
-	Stale   bool      `json:"stale,omitempty"`
+	Stale bool `json:"stale,omitempty"`
+	// There is what the other side made of this grid, in the answer to accept.
+	There   string    `json:"there,omitempty"`
 	Created time.Time `json:"created"`
 	Nodes   []string  `json:"nodes,omitempty"`
 
@@ -101,13 +103,15 @@ type AcceptRequest struct {
 
 // Preview is what an invite says before anything is changed.
 type Preview struct {
-	Grid        string    `json:"grid"`
-	Fingerprint string    `json:"fingerprint"`
-	Name        string    `json:"name"`
-	Peering     string    `json:"peering,omitempty"`
-	Node        string    `json:"node"`
-	Expires     time.Time `json:"expires"`
-	Domains     []Domain  `json:"domains"`
+	Grid        string `json:"grid"`
+	Fingerprint string `json:"fingerprint"`
+	Name        string `json:"name"`
+	// Peerings are ways into the mesh that come with the invite; they are kept
+	// while the grid is a peer.
+	Peerings []string  `json:"peerings,omitempty"`
+	Node     string    `json:"node"`
+	Expires  time.Time `json:"expires"`
+	Domains  []Domain  `json:"domains"`
 	// Known is this operator's name for the grid, when it is a peer already.
 	Known string `json:"known,omitempty"`
 }

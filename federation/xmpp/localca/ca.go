@@ -112,6 +112,9 @@ func loadKey(path string) (crypto.Signer, error) {
 }
 
 func createKey(path string) (crypto.Signer, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err

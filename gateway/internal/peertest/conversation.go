@@ -65,7 +65,7 @@ func (c *conversation) step(what string, f func(context.Context) error) {
 	defer cancel()
 	if err := f(ctx); err != nil {
 		c.err = fmt.Errorf("%s: %w", what, err)
-		c.say("FAILED", "%v", c.err)
+		c.say("FAILED", "%s", what)
 	}
 }
 
@@ -98,19 +98,29 @@ func (c *conversation) message(from, to Party) {
 // awaitOrBounce waits for a message to arrive at to; an error that comes back to
 // from instead ends the wait.
 func awaitOrBounce(ctx context.Context, from, to Party, id string) (Stanza, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	bounce := make(chan Stanza, 1)
 	go func() {
 		s, err := from.Await(ctx, "error for "+id, func(s *Stanza) bool {
 			return s.Kind == "message" && s.Type == "error" && s.ID == id
 		})
 		if err == nil {
-			cancel(fmt.Errorf("came back to %s: %s", from.JID, &s))
+			bounce <- s
+			cancel()
 		}
 	}()
-	return to.Await(ctx, "message "+id+" at "+to.JID, func(s *Stanza) bool {
+	s, err := to.Await(ctx, "message "+id+" at "+to.JID, func(s *Stanza) bool {
 		return s.Kind == "message" && s.Type != "error" && s.ID == id && Bare(s.From) == Bare(from.JID)
 	})
+	if err != nil {
+		select {
+		case back := <-bounce:
+			return back, fmt.Errorf("came back to %s: %s", from.JID, &back)
+		default:
+		}
+	}
+	return s, err
 }
 
 // subscribe has from ask for to's presence, to agree, and from see it.

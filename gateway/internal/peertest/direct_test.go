@@ -5,6 +5,7 @@ package peertest
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"testing"
 	"time"
@@ -113,6 +114,14 @@ func TestErrorsAreVisible(t *testing.T) {
 	if c, err := Login(ctx, wrong); err == nil {
 		c.Close()
 		t.Error("a wrong password logs in")
+	}
+
+	if err := d.Prosody.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	<-bob.Done()
+	if err := Exchange(ctx, alice, bob, io.Discard); err == nil {
+		t.Error("a message to a server that is gone: no error")
 	}
 }
 

@@ -13,17 +13,25 @@ import (
 	"mellium.im/xmlstream"
 )
 
+// within bounds a test that would wait for ever where the code is broken.
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func withID(id string) func(*Stanza) bool { return func(s *Stanza) bool { return s.ID == id } }
 
 func TestInboxFindsPastAndFuture(t *testing.T) {
 	in := newInbox()
 	in.add(Stanza{ID: "past"})
-	if s, err := in.Await(t.Context(), "past", withID("past")); err != nil || s.Seq != 1 {
+	if s, err := in.Await(within(t), "past", withID("past")); err != nil || s.Seq != 1 {
 		t.Fatalf("past: %+v, %v", s, err)
 	}
 	found := make(chan error)
 	go func() {
-		s, err := in.Await(t.Context(), "future", withID("future"))
+		s, err := in.Await(within(t), "future", withID("future"))
 		if err == nil && s.Seq != 2 {
 			err = fmt.Errorf("future has number %d", s.Seq)
 		}
@@ -36,7 +44,7 @@ func TestInboxFindsPastAndFuture(t *testing.T) {
 	}
 	awaitWaiters(t, in, 0)
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	ctx, cancel := context.WithTimeout(within(t), time.Millisecond)
 	defer cancel()
 	_, err := in.AwaitAfter(ctx, in.Mark(), "the past again", withID("past"))
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "the past again") || !strings.Contains(err.Error(), `id="future"`) {
@@ -47,7 +55,7 @@ func TestInboxFindsPastAndFuture(t *testing.T) {
 
 func awaitWaiters(t *testing.T, in *Inbox, n int) {
 	t.Helper()
-	err := poll(t.Context(), nil, func(context.Context) error {
+	err := poll(within(t), nil, func(context.Context) error {
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		if len(in.waiters) != n {
@@ -68,7 +76,7 @@ func TestInboxFlood(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, id := range ids {
 		wg.Go(func() {
-			if s, err := in.Await(t.Context(), id, withID(id)); err != nil || s.ID != id {
+			if s, err := in.Await(within(t), id, withID(id)); err != nil || s.ID != id {
 				t.Errorf("await %s: %+v, %v", id, s, err)
 			}
 		})
@@ -94,7 +102,7 @@ func TestInboxEnds(t *testing.T) {
 	why := errors.New("killed")
 	got := make(chan error)
 	go func() {
-		_, err := in.Await(t.Context(), "never", withID("never"))
+		_, err := in.Await(within(t), "never", withID("never"))
 		got <- err
 	}()
 	awaitWaiters(t, in, 1)
@@ -102,7 +110,7 @@ func TestInboxEnds(t *testing.T) {
 	if err := <-got; !errors.Is(err, why) {
 		t.Errorf("waiter at the end: %v", err)
 	}
-	if _, err := in.Await(t.Context(), "never", withID("never")); !errors.Is(err, why) {
+	if _, err := in.Await(within(t), "never", withID("never")); !errors.Is(err, why) {
 		t.Errorf("waiter after the end: %v", err)
 	}
 }

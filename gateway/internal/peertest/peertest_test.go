@@ -41,7 +41,7 @@ func TestPoll(t *testing.T) {
 	}
 	gone := make(chan struct{})
 	close(gone)
-	if err := poll(t.Context(), gone, func(context.Context) error { return never }); !errors.Is(err, never) || !strings.Contains(err.Error(), "ended") {
+	if err := poll(within(t), gone, func(context.Context) error { return never }); !errors.Is(err, never) || !strings.Contains(err.Error(), "ended") {
 		t.Errorf("poll of what is gone: %v", err)
 	}
 }
@@ -61,7 +61,7 @@ func process(t *testing.T, script string) *Process {
 
 func TestProcess(t *testing.T) {
 	p := process(t, "echo hello; exec cat /dev/zero > /dev/null")
-	err := p.await(t.Context(), func(context.Context) error {
+	err := p.await(within(t), func(context.Context) error {
 		if tail(p.Log, 1) != "hello" {
 			return errors.New("silent")
 		}
@@ -103,7 +103,7 @@ func TestProcess(t *testing.T) {
 
 func TestProcessThatEnds(t *testing.T) {
 	p := process(t, "echo the reason >&2; exit 3")
-	err := p.await(t.Context(), func(context.Context) error { return errors.New("not yet") })
+	err := p.await(within(t), func(context.Context) error { return errors.New("not yet") })
 	if err == nil || !strings.Contains(err.Error(), "the reason") {
 		t.Errorf("the error does not show the log: %v", err)
 	}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/yggate/yggate/gateway/admin"
+)
+
+var cmdAccept = command{
+	name: "accept", args: "STRING [--name NAME] [FLAGS]",
+	short: "become the peer of the grid that made an invite",
+	long: `
+Shows whose invite it is and what accepting it would add, asks, and then makes the
+two grids peers. Compare the fingerprint with the other operator.
+`,
+	run: runAccept,
+}
+
+func runAccept(ctx context.Context, sh *shell, c *command, args []string) error {
+	f := newFlags(sh, c).withJSON()
+	name := f.String("name", "", "your `NAME` for the other grid (default: what it calls itself)")
+	yes := f.Bool("yes", false, "do not ask")
+	wait := f.Duration("wait", time.Minute, "how long to try to reach the other grid")
+	rest, err := f.parse(args, 1, 1)
+	if err != nil {
+		return err
+	}
+	cl, err := f.client(sh)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *wait)
+	defer cancel()
+	req := admin.AcceptRequest{Invite: rest[0], Name: *name}
+	p, err := cl.Preview(ctx, req)
+	if err != nil {
+		return err
+	}
+	if !*yes {
+		tellPreview(sh, p)
+		cancel() // a person may take longer than the network
+		ok, err := confirm(sh, "Become peers?")
+		if err != nil {
+			return err
+		}
+		if !ok {
+			fmt.Fprintln(sh.out, "Nothing was changed. The invite is good until it expires.")
+			return &toldError{errors.New("declined")}
+		}
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), *wait)
+		defer cancel()
+	}
+	req.Name = p.Name
+	peer, err := cl.Accept(ctx, req)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(sh.out, peer)
+	}
+	fmt.Fprintf(sh.out, "%s is now your peer (%s).\n", peer.Name, peer.State)
+	for _, d := range peer.Domains {
+		fmt.Fprintf(sh.out, "  %s %s: %s\n", d.Protocol, d.Domain, d.Status)
+	}
+	if peer.There != "active" {
+		fmt.Fprintf(sh.out, "On the other side you are %s: its operator has to run `yggate peer approve`.\n", peer.There)
+	}
+	fmt.Fprintf(sh.out, "Next: yggate status, and yggate route SOMEONE@DOMAIN\n")
+	return nil
+}
+
+func tellPreview(sh *shell, p admin.Preview) {
+	fmt.Fprintf(sh.out, "Invite of the grid\n\n  %s\n\n", p.Fingerprint)
+	fmt.Fprintf(sh.out, "  your name for it   %s\n", p.Name)
+	for _, d := range p.Domains {
+		fmt.Fprintf(sh.out, "  it claims          %s %s (%s)\n", d.Protocol, d.Domain, d.Status)
+	}
+	for _, uri := range p.Peerings {
+		fmt.Fprintf(sh.out, "  mesh peering       %s (kept while it is your peer)\n", uri)
+	}
+	fmt.Fprintf(sh.out, "  node               %s\n  expires            %s\n\n", p.Node, p.Expires.Local().Format("2006-01-02 15:04"))
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/gateway/config"
+)
+
+var cmdInit = command{
+	name: "init", args: "--domain DOMAIN... [FLAGS]",
+	short: "make this grid's identity and its configuration",
+	long: `
+Makes the grid key, the keys of this node and a commented configuration, and
+shows the recovery sheet, once: print it, it is on no disk.
+
+A configuration that exists is kept and used; an identity is never replaced.
+`,
+	run: runInit,
+}
+
+func runInit(_ context.Context, sh *shell, c *command, args []string) error {
+	f := newFlags(sh, c).withJSON()
+	e := config.ExampleDefaults()
+	e.Name = ""
+	e.Domains, e.MUC = nil, nil
+	f.Var((*list)(&e.Domains), "domain", "a `DOMAIN` of your users; may be given several times")
+	f.Var((*list)(&e.MUC), "muc", "a `DOMAIN` of your group chat service; may be given several times")
+	f.StringVar(&e.Name, "name", "", "what peers see this grid called (default: the first domain)")
+	f.StringVar(&e.State, "state", e.State, "the `DIRECTORY` of keys and database")
+	f.StringVar(&e.Server, "server", e.Server, "`HOST:PORT` where your XMPP server takes s2s connections")
+	f.StringVar(&e.Listen, "listen", e.Listen, "`IP:PORT` where your XMPP server finds the gateway")
+	f.StringVar(&e.DNS, "dns", e.DNS, "`IP:PORT` of the DNS responder for your XMPP server, or off for hosts mode")
+	f.Var((*list)(&e.MeshPeers), "mesh-peer", "peering `URI` of a Yggdrasil node to connect to; may be given several times")
+	f.Var((*list)(&e.MeshListen), "mesh-listen", "`URI` where Yggdrasil nodes may connect; may be given several times")
+	f.Var((*list)(&e.Advertise), "advertise", "peering `URI` that invites carry; may be given several times")
+	f.BoolVar(&e.Multicast, "multicast", false, "find Yggdrasil nodes on the local network")
+	f.StringVar(&e.Metrics, "metrics", "", "`IP:PORT` for Prometheus (default: none)")
+	show := f.Bool("print", false, "only print the configuration")
+	if _, err := f.parse(args, 0, 0); err != nil {
+		return err
+	}
+	if len(e.Domains) == 0 {
+		if !*show {
+			return badUsage("--domain is needed: the domain of your XMPP users, such as a.grid")
+		}
+		e.Domains, e.MUC = config.ExampleDefaults().Domains, config.ExampleDefaults().MUC
+	}
+	if e.Name == "" {
+		e.Name = e.Domains[0]
+	}
+	if e.DNS == "off" {
+		e.DNS = ""
+	}
+	if *show {
+		return e.Write(sh.out)
+	}
+	return initialise(sh, f, e)
+}
+
+// made is what init tells.
+type made struct {
+	Config      string `json:"config"`
+	Written     bool   `json:"config_written"`
+	State       string `json:"state"`
+	Grid        string `json:"grid"`
+	Fingerprint string `json:"fingerprint"`
+	Recovery    string `json:"recovery"`
+}
+
+func initialise(sh *shell, f *flags, e config.Example) error {
+	written, err := writeConfig(f.config, e)
+	if err != nil {
+		return err
+	}
+	c, err := f.load(sh)
+	if err != nil {
+		if written { // what the flags made is of no use to anyone
+			err = errors.Join(err, os.Remove(f.config))
+		}
+		return err
+	}
+	id, recovery, err := federation.CreateIdentity(c.State)
+	if err != nil {
+		return err
+	}
+	if _, err := federation.CreateKeyFile(c.MeshKey()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery}
+	if f.json {
+		return printJSON(sh.out, m)
+	}
+	m.tell(sh)
+	return nil
+}
+
+// writeConfig writes the file unless it exists.
+func writeConfig(path string, e config.Example) (written bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, fmt.Errorf("write configuration: %w", err)
+	}
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("write configuration: %w", err)
+	}
+	if err := errors.Join(e.Write(out), out.Close()); err != nil {
+		return false, errors.Join(fmt.Errorf("write configuration: %w", err), os.Remove(path))
+	}
+	return true, nil
+}
+
+func (m made) tell(sh *shell) {
+	if m.Written {
+		fmt.Fprintf(sh.out, "Wrote the configuration   %s\n", m.Config)
+	} else {
+		fmt.Fprintf(sh.out, "Kept the configuration    %s (flags that would change it were not used)\n", m.Config)
+	}
+	fmt.Fprintf(sh.out, "Made the identity         %s\n\n", m.State)
+	fmt.Fprintf(sh.out, "Your grid's fingerprint, which peers compare with you:\n\n  %s\n\n", m.Fingerprint)
+	fmt.Fprintf(sh.out, "Your recovery sheet. It is the only way to take the grid back when its key is\nstolen, and it is shown only now. Print it or write it down, then clear the screen:\n\n  %s\n\n",
+		strings.ReplaceAll(strings.TrimSpace(m.Recovery), "\n", "\n  "))
+	conf := ""
+	if m.Config != config.DefaultPath {
+		conf = " --config " + m.Config
+	}
+	fmt.Fprintf(sh.out, "Next:\n  1. Look through %s, then: yggate check%s\n  2. yggate setup ejabberd%s   (or prosody), and add the lines it prints\n  3. yggate serve%s\n", m.Config, conf, conf, conf)
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"rsc.io/qr"
+
+	"github.com/yggate/yggate/gateway/admin"
+	"github.com/yggate/yggate/gateway/config"
+)
+
+var cmdInvite = command{
+	name: "invite", args: "--name NAME [--expect-domain DOMAIN]... [FLAGS]",
+	short: "make a string with which another grid becomes your peer",
+	long: `
+Prints one string (and on a terminal its QR code) for the operator of the other
+grid, who runs ` + "`yggate accept STRING`" + `. It works once, and until it expires. Give it
+over a way that you trust: whoever has it can become that peer.
+
+Domains that you name with --expect-domain are the peer's at once when it claims
+them; anything else it claims waits for ` + "`yggate peer approve`" + `.
+`,
+	run: runInvite,
+}
+
+func runInvite(ctx context.Context, sh *shell, c *command, args []string) error {
+	f := newFlags(sh, c).withJSON()
+	name := f.String("name", "", "your `NAME` for the other grid")
+	ttl := f.String("ttl", "72h", "`TIME` for which the invite is good")
+	noQR := f.Bool("no-qr", false, "print no QR code")
+	var expect list
+	f.Var(&expect, "expect-domain", "a `DOMAIN` that the other grid will claim; may be given several times")
+	if _, err := f.parse(args, 0, 0); err != nil {
+		return err
+	}
+	if *name == "" {
+		return badUsage("--name is needed: what you will call the other grid, such as bob")
+	}
+	d, err := config.ParseDuration(*ttl)
+	if err != nil {
+		return badUsage("--ttl: %v", err)
+	}
+	cl, err := f.client(sh)
+	if err != nil {
+		return err
+	}
+	inv, err := cl.Invite(ctx, admin.InviteRequest{Name: *name, Expect: expect, TTL: d})
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(sh.out, inv)
+	}
+	// The string goes alone to standard output, so that a script can take it.
+	fmt.Fprintln(sh.out, inv.Invite)
+	if isTerminal(sh.out) && !*noQR {
+		if err := printQR(sh.out, inv.Invite); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(sh.err, "\nThis invite makes whoever accepts it your peer %q, once, until %s.\n", inv.Name, inv.Expires.Local().Format("2006-01-02 15:04"))
+	if !inv.Reachable {
+		fmt.Fprintln(sh.err, "It carries no peering, because mesh.advertise is empty: the other side must be in the same Yggdrasil network already.")
+	}
+	fmt.Fprintf(sh.err, "Next: the other operator runs: yggate accept STRING\n      then you see the peer in: yggate peer show %s\n", inv.Name)
+	return nil
+}
+
+// printQR draws two rows of modules in each line of half-block characters, dark on
+// light with the quiet zone that readers need, whatever the terminal's colours.
+func printQR(w io.Writer, text string) error {
+	code, err := qr.Encode(text, qr.L)
+	if err != nil {
+		return fmt.Errorf("draw QR code: %w", err)
+	}
+	const quiet = 2
+	var b strings.Builder
+	for y := -quiet; y < code.Size+quiet; y += 2 {
+		b.WriteString("\x1b[30;107m")
+		for x := -quiet; x < code.Size+quiet; x++ {
+			switch top, bottom := code.Black(x, y), code.Black(x, y+1); {
+			case top && bottom:
+				b.WriteRune('█')
+			case top:
+				b.WriteRune('▀')
+			case bottom:
+				b.WriteRune('▄')
+			default:
+				b.WriteByte(' ')
+			}
+		}
+		b.WriteString("\x1b[0m\n")
+	}
+	_, err = io.WriteString(w, b.String())
+	return err
+}

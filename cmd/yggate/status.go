@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/yggate/yggate/gateway/admin"
+)
+
+var cmdStatus = command{
+	name: "status", args: "[--wait TIME [--up PEER]...] [FLAGS]",
+	short: "show how the running gateway is",
+	long: `
+Shows peers, mesh peerings, streams with the local server and what needs you.
+With --wait it first waits until the gateway answers and every peer named with --up
+is up; it exits 1 when they are not in time.
+`,
+	run: runStatus,
+}
+
+func runStatus(ctx context.Context, sh *shell, c *command, args []string) error {
+	f := newFlags(sh, c).withJSON()
+	wait := f.Duration("wait", 0, "wait up to `TIME` for the gateway and the peers of --up")
+	var up list
+	f.Var(&up, "up", "a `PEER` that must be up; may be given several times")
+	if _, err := f.parse(args, 0, 0); err != nil {
+		return err
+	}
+	cl, err := f.client(sh)
+	if err != nil {
+		return err
+	}
+	st, err := awaitStatus(ctx, cl, *wait, up)
+	if st.Grid == "" {
+		return err
+	}
+	if f.json {
+		return errors.Join(printJSON(sh.out, st), err)
+	}
+	return errors.Join(tellStatus(sh, st), err)
+}
+
+// awaitStatus asks until the gateway answers and the named peers are up. The
+// status it returns is the newest one, also beside an error.
+func awaitStatus(ctx context.Context, cl *admin.Client, wait time.Duration, up []string) (admin.Status, error) {
+	deadline := time.Now().Add(wait)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := cl.Status(ctx)
+		if err == nil {
+			err = missing(st, up)
+		}
+		if err == nil || time.Now().After(deadline) {
+			return st, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return st, ctx.Err()
+		}
+	}
+}
+
+func missing(st admin.Status, up []string) error {
+	for _, name := range up {
+		var found *admin.Peer
+		for i := range st.Peers {
+			if st.Peers[i].Name == name {
+				found = &st.Peers[i]
+			}
+		}
+		switch {
+		case found == nil:
+			return fmt.Errorf("there is no peer %q", name)
+		case !found.Up && found.LastError != "":
+			return fmt.Errorf("peer %s is not up: %s", name, found.LastError)
+		case !found.Up:
+			return fmt.Errorf("peer %s is not up", name)
+		}
+	}
+	return nil
+}
+
+func tellStatus(sh *shell, st admin.Status) error {
+	w := sh.out
+	grid := st.Grid
+	if len(grid) > 8 {
+		grid = grid[:8]
+	}
+	fmt.Fprintf(w, "%s   grid %s   yggate %s   up %s   %s", st.Name, grid, st.Version, short(time.Since(st.Started)), st.Role)
+	if st.Epoch > 0 {
+		fmt.Fprintf(w, ", epoch %d", st.Epoch)
+	}
+	fmt.Fprintln(w)
+	for _, warn := range st.Warnings {
+		fmt.Fprintf(w, "! %s\n", warn)
+	}
+	fmt.Fprintln(w)
+	if len(st.Peers) == 0 {
+		fmt.Fprintln(w, "No peers yet. Next: yggate invite --name NAME, or yggate accept STRING")
+	} else if err := table(w, []string{"PEER", "STATE", "LINK", "HEARD", "DOMAINS", "GRID"}, peerRows(st.Peers)); err != nil {
+		return err
+	}
+	for _, p := range st.Peers {
+		if !p.Up && p.LastError != "" && p.State == "active" {
+			fmt.Fprintf(w, "! %s: %s\n", p.Name, p.LastError)
+		}
+	}
+	var rows [][]string
+	for _, t := range st.Transports {
+		for _, p := range t.Peerings {
+			state := "down " + p.LastError
+			if p.Up {
+				state = "up " + short(p.Latency)
+			}
+			dir := "out"
+			if p.Inbound {
+				dir = "in"
+			}
+			rows = append(rows, []string{p.URI, dir, strings.TrimSpace(state), short(p.Uptime)})
+		}
+	}
+	if err := section(w, []string{"MESH PEERING", "DIR", "STATE", "UPTIME"}, rows); err != nil {
+		return err
+	}
+	rows = nil
+	for _, s := range st.Streams {
+		rows = append(rows, []string{s.From + " -> " + s.To, s.Dir, strings.TrimSpace(s.State + " " + s.Auth)})
+	}
+	if err := section(w, []string{"XMPP STREAM", "DIR", "STATE"}, rows); err != nil {
+		return err
+	}
+	rows = nil
+	for _, l := range st.Leaves {
+		rows = append(rows, []string{l.Address, short(time.Until(l.Expires))})
+	}
+	if err := section(w, []string{"LEAF OF", "RENEWED BEFORE"}, rows); err != nil {
+		return err
+	}
+	rows = nil
+	for _, d := range st.Conflicts {
+		rows = append(rows, []string{d.Domain, d.Peer, "yggate domain assign " + d.Domain + " PEER"})
+	}
+	return section(w, []string{"CONFLICT", "CLAIMED BY", "DECIDE WITH"}, rows)
+}
+
+func section(w interface{ Write([]byte) (int, error) }, heading []string, rows [][]string) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	return table(w, heading, rows)
+}

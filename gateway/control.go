@@ -1,0 +1,226 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"slices"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/pairing"
+	"github.com/yggate/yggate/gateway/admin"
+)
+
+// serveAdmin answers the commands until ctx is done.
+func (g *gateway) serveAdmin(ctx context.Context) error {
+	l, err := admin.Listen(admin.SocketPath(g.conf.Load().State))
+	if err != nil {
+		return err
+	}
+	return serveHTTP(ctx, l, g.control())
+}
+
+// control is everything that the admin socket answers.
+func (g *gateway) control() http.Handler {
+	type none struct{}
+	mux := http.NewServeMux()
+	admin.Handle(mux, "GET /v1/status", func(r *http.Request, _ none) (admin.Status, error) { return g.status(), nil })
+	admin.Handle(mux, "POST /v1/reload", func(r *http.Request, _ none) (admin.Done, error) { return g.reload(r.Context()) })
+	admin.Handle(mux, "GET /v1/peers", func(r *http.Request, _ none) ([]admin.Peer, error) { return g.peers(), nil })
+	admin.Handle(mux, "GET /v1/peers/{name}", func(r *http.Request, _ none) (admin.Peer, error) { return g.peer(r.PathValue("name")) })
+	admin.Handle(mux, "POST /v1/peers/{name}/{verb}", func(r *http.Request, _ none) (admin.Done, error) {
+		return g.decide(r.Context(), r.PathValue("name"), r.PathValue("verb"))
+	})
+	admin.Handle(mux, "GET /v1/domains", func(r *http.Request, _ none) ([]admin.Domain, error) { return g.domains(), nil })
+	admin.Handle(mux, "POST /v1/domains", func(r *http.Request, in admin.DomainRequest) (admin.Done, error) { return g.assign(r.Context(), in) })
+	admin.Handle(mux, "GET /v1/route", func(r *http.Request, _ none) (admin.Route, error) { return g.route(r.URL.Query().Get("address")) })
+	admin.Handle(mux, "POST /v1/invite", func(r *http.Request, in admin.InviteRequest) (admin.Invite, error) { return g.invite(r.Context(), in) })
+	admin.Handle(mux, "POST /v1/preview", func(r *http.Request, in admin.AcceptRequest) (admin.Preview, error) {
+		return g.preview(r.Context(), in)
+	})
+	admin.Handle(mux, "POST /v1/accept", func(r *http.Request, in admin.AcceptRequest) (admin.Peer, error) { return g.accept(r.Context(), in) })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// errStandby is the answer to what only the primary can do.
+var errStandby = errors.New("this node is on standby; ask the one that is primary")
+
+// decide changes a peer's state.
+func (g *gateway) decide(ctx context.Context, name, verb string) (admin.Done, error) {
+	r := g.registry
+	verbs := map[string]struct {
+		do         func(context.Context, string) error
+		done, next string
+	}{
+		"approve": {r.Approve, "is active: it may link, and holds the domains it claims that were free", "yggate peer show " + name},
+		"pause":   {r.Pause, "is paused: nothing crosses, its domains stay its own", "yggate peer resume " + name + " ends it"},
+		"resume":  {r.Resume, "is active again", "yggate status"},
+		"block":   {r.Block, "is blocked by its key, and its domains are free", "yggate peer remove " + name + " lets it be invited again"},
+		"remove":  {r.Remove, "is removed, and its domains are free", "yggate invite --name NAME makes it a peer again"},
+	}
+	v, ok := verbs[verb]
+	if !ok {
+		return admin.Done{}, fmt.Errorf("%q is nothing to do with a peer: %w", verb, admin.ErrNotFound)
+	}
+	if err := v.do(ctx, name); err != nil {
+		if errors.Is(err, federation.ErrUnknownPeer) {
+			err = fmt.Errorf("%w; `yggate peer list` shows all", err)
+		}
+		return admin.Done{}, err
+	}
+	g.log.Info("operator decided", "peer", name, "verb", verb)
+	return admin.Done{Done: name + " " + v.done + ".", Next: v.next}, nil
+}
+
+// assign decides who holds a domain.
+func (g *gateway) assign(ctx context.Context, in admin.DomainRequest) (admin.Done, error) {
+	proto := federation.Protocol(cmp.Or(in.Protocol, string(federation.XMPP)))
+	domain, err := federation.NormalizeClaim(proto, in.Domain)
+	if err != nil {
+		return admin.Done{}, err
+	}
+	if err := g.registry.AssignDomain(ctx, proto, domain, in.Peer); err != nil {
+		return admin.Done{}, err
+	}
+	g.log.Info("operator assigned a domain", "peer", in.Peer, "proto", proto, "domain", domain)
+	return admin.Done{Done: fmt.Sprintf("%s %s is %s's now.", proto, domain, in.Peer), Next: "yggate route " + domain}, nil
+}
+
+// invite makes the string for another operator.
+func (g *gateway) invite(ctx context.Context, in admin.InviteRequest) (admin.Invite, error) {
+	text, err := g.pairing.Invite(ctx, in.Name, in.Expect, in.TTL)
+	if err != nil {
+		return admin.Invite{}, err
+	}
+	inv, err := pairing.Parse(text)
+	if err != nil {
+		return admin.Invite{}, fmt.Errorf("read the invite that was just made: %w", err)
+	}
+	return admin.Invite{Name: in.Name, Invite: text, Expires: inv.Expires, Reachable: len(inv.Peerings) > 0}, nil
+}
+
+// look fetches what an invite stands for. undo takes back the peerings that were
+// tried; call it when the invite was accepted or let be.
+func (g *gateway) look(ctx context.Context, text string) (shown *pairing.Preview, e *edge, undo func(), err error) {
+	inv, err := pairing.Parse(text)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if e = g.edge.Load(); e == nil {
+		return nil, nil, nil, errStandby
+	}
+	undo = e.mesh.try(inv.Peerings)
+	if shown, err = g.pairing.Preview(ctx, e.links, inv); err != nil {
+		undo()
+		return nil, nil, nil, err
+	}
+	return shown, e, undo, nil
+}
+
+// preview shows an invite and changes nothing.
+func (g *gateway) preview(ctx context.Context, in admin.AcceptRequest) (admin.Preview, error) {
+	shown, _, undo, err := g.look(ctx, in.Invite)
+	if err != nil {
+		return admin.Preview{}, err
+	}
+	defer undo()
+	d := shown.Descriptor
+	p := admin.Preview{
+		Grid: string(d.Grid), Fingerprint: d.Grid.Fingerprint(), Name: cmp.Or(in.Name, shown.SuggestName()),
+		Peerings: shown.Invite.Peerings, Expires: shown.Invite.Expires,
+	}
+	if len(shown.Invite.Nodes) > 0 {
+		p.Node = shown.Invite.Nodes[0].ID()
+	}
+	now := g.registry.Directory().Now()
+	if known := now.Peer(d.Grid); known != nil {
+		p.Known = known.Name
+	}
+	for _, c := range d.Claims() {
+		status := "free"
+		switch owner := now.Owner(c.Protocol, c.Domain); {
+		case now.Own(c.Protocol, c.Domain):
+			status = "refused: it is this grid's own"
+		case owner != nil && owner.ID != d.Grid:
+			status = "in conflict with " + owner.Name
+		}
+		p.Domains = append(p.Domains, admin.Domain{Protocol: string(c.Protocol), Domain: c.Domain, Grid: string(d.Grid), Status: status})
+	}
+	return p, nil
+}
+
+// accept uses an invite.
+func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Peer, error) {
+	shown, e, undo, err := g.look(ctx, in.Invite)
+	if err != nil {
+		return admin.Peer{}, err
+	}
+	defer undo()
+	name := cmp.Or(in.Name, shown.SuggestName())
+	if name == "" {
+		return admin.Peer{}, errors.New("the other grid calls itself nothing that could be its name here: give it one with --name")
+	}
+	peer, there, err := g.pairing.Accept(ctx, e.links, shown, name)
+	if err != nil {
+		return admin.Peer{}, err
+	}
+	g.log.Info("invite accepted", "peer", peer.Name, "there", there)
+	out, err := g.peer(peer.Name)
+	out.There = string(there)
+	return out, err
+}
+
+// route explains what would become of traffic to an address.
+func (g *gateway) route(address string) (admin.Route, error) {
+	e := g.edge.Load()
+	if e == nil {
+		return admin.Route{}, errStandby
+	}
+	out := admin.Route{Address: address, OK: true}
+	for _, h := range e.adapter.Explain("", address) {
+		text := h.Value
+		if !h.OK {
+			text = h.Problem
+		}
+		out.Hops = append(out.Hops, admin.Hop{Step: string(h.Step), OK: h.OK, Text: text, Fix: h.Remedy})
+		out.OK = out.OK && h.OK
+	}
+	return out, nil
+}
+
+// domains lists this grid's own domains and every claim.
+func (g *gateway) domains() []admin.Domain {
+	out := []admin.Domain{}
+	for proto, domains := range g.conf.Load().Own() {
+		for _, d := range domains {
+			out = append(out, admin.Domain{Protocol: string(proto), Domain: d, Peer: "(own)", Grid: string(g.identity.ID()), Status: string(federation.ClaimActive)})
+		}
+	}
+	return append(out, g.claims(func(federation.Claim) bool { return true })...)
+}
+
+// claims lists the claims of peers for which keep is true, by domain.
+func (g *gateway) claims(keep func(federation.Claim) bool) []admin.Domain {
+	now := g.registry.Directory().Now()
+	var out []admin.Domain
+	for _, c := range now.Claims() {
+		if !keep(c) {
+			continue
+		}
+		d := admin.Domain{Protocol: string(c.Protocol), Domain: c.Domain, Grid: string(c.Grid), Status: string(c.Status)}
+		if p := now.Peer(c.Grid); p != nil {
+			d.Peer = p.Name
+		}
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b admin.Domain) int {
+		return cmp.Or(cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Peer, b.Peer))
+	})
+	return out
+}

@@ -1,0 +1,214 @@
+package gateway
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane"
+	"github.com/yggate/yggate/federation/link"
+	"github.com/yggate/yggate/federation/xmpp"
+	"github.com/yggate/yggate/federation/xmpp/dns"
+	"github.com/yggate/yggate/federation/xmpp/frame"
+	"github.com/yggate/yggate/federation/xmpp/s2s"
+	"github.com/yggate/yggate/gateway/config"
+	"github.com/yggate/yggate/transports"
+	"github.com/yggate/yggate/transports/ygg"
+)
+
+// edge is what meets the outside: one life of it, in one epoch.
+type edge struct {
+	g     *gateway
+	epoch uint64
+	// registry holds the metrics of this life, which end with it.
+	registry *prometheus.Registry
+
+	mesh    *mesh
+	links   *link.Links
+	lanes   *lane.Memory
+	adapter *xmpp.Adapter
+	streams *s2s.Streams
+	dns     *dns.Responder // nil in hosts mode
+}
+
+// newEdge builds the parts and joins them; nothing runs yet.
+func newEdge(g *gateway, epoch uint64) (*edge, error) {
+	e := &edge{g: g, epoch: epoch, registry: prometheus.NewRegistry()}
+	conf := g.conf.Load()
+	var err error
+	if e.mesh, err = newMesh(g, func() { e.wake() }); err != nil {
+		return nil, err
+	}
+	if err := e.newLinks(conf); err != nil {
+		return nil, err
+	}
+	if err := e.newXMPP(conf); err != nil {
+		return nil, err
+	}
+	e.lanes = lane.NewMemory(lane.MemoryConfig{
+		Streams: e.links, Directory: g.registry.Directory(), Log: g.log, Metrics: e.registry,
+		Handlers: map[federation.Protocol]lane.Handler{federation.XMPP: e.adapter},
+	})
+	e.adapter.Connect(e.lanes, e.streams)
+	return e, nil
+}
+
+func (e *edge) newLinks(conf *config.Config) (err error) {
+	e.links, err = link.New(link.Config{
+		Directory: e.g.registry.Directory(), Leaf: e.g.identity.Leaf,
+		Transports: map[string]transports.Transport{ygg.Network: e.mesh.node},
+		Port:       conf.Mesh.Port, Epoch: e.epoch, Software: "yggate " + Version(),
+		Lanes: []string{string(lane.Eph)}, Unknown: e.g.pairing.Handler(),
+		ServeLane: func(ctx context.Context, peer *federation.Peer, name string, stream io.ReadWriteCloser) error {
+			return e.lanes.ServeStream(ctx, peer, name, stream)
+		},
+		OnState: e.linkChanged, Log: e.g.log, Metrics: e.registry,
+	})
+	return err
+}
+
+func (e *edge) newXMPP(conf *config.Config) (err error) {
+	x := conf.XMPP
+	own := conf.Own()[federation.XMPP]
+	limits := frame.DefaultLimits()
+	limits.Stanza = int(x.MaxStanza)
+	if e.adapter, err = xmpp.New(xmpp.Config{
+		Directory: e.g.registry.Directory(), Link: e.linkState, Servers: [][]string{own},
+		Limits: limits, Log: e.g.log, Metrics: e.registry,
+	}); err != nil {
+		return err
+	}
+	server := s2s.Server{Addr: x.Server, Domains: own}
+	if x.ServerCA != "" {
+		if server.Roots, err = readRoots(x.ServerCA); err != nil {
+			return fmt.Errorf("xmpp.server_ca: %w", err)
+		}
+	}
+	allow := make([]netip.Prefix, len(x.AllowFrom))
+	for i, p := range x.AllowFrom {
+		allow[i] = p.Prefix
+	}
+	if e.streams, err = s2s.New(s2s.Config{
+		Listen: x.Listen.String(), CA: e.g.ca, Servers: []s2s.Server{server}, Handler: e.adapter,
+		AllowFrom: allow, Limits: s2s.DefaultLimits(), Log: e.g.log, Metrics: e.registry,
+	}); err != nil {
+		return err
+	}
+	if x.DNS == nil {
+		return nil
+	}
+	e.dns, err = dns.New(dns.Config{
+		Listen: x.DNS.Listen, Upstream: x.DNS.Upstream, AllowFrom: allow, Log: e.g.log,
+		Answer: func(domain string) (netip.AddrPort, bool) { return x.Listen, e.adapter.Answer(domain) },
+	})
+	return err
+}
+
+func readRoots(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", path)
+	}
+	return pool, nil
+}
+
+// run runs every part until ctx is done or one fails.
+func (e *edge) run(ctx context.Context) error {
+	e.g.log.Info("edge starts", "epoch", e.epoch, "grid", e.g.identity.ID().Short(), "node", e.mesh.node.Self().Node)
+	parts, ctx := errgroup.WithContext(ctx)
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(func() error { return runPart(ctx, name, run) })
+	}
+	part("mesh", e.mesh.run)
+	part("links", e.links.Run)
+	part("lanes", e.lanes.Run)
+	part("pairing", func(ctx context.Context) error { return e.g.pairing.Run(ctx, e.links) })
+	part("xmpp", e.adapter.Run)
+	part("xmpp streams", e.streams.Run)
+	if e.dns != nil {
+		part("dns", e.dns.Run)
+	}
+	part("last heard", e.keepHeard)
+	return parts.Wait()
+}
+
+// linkChanged spreads the news of a link. Lanes are ready before the adapter is
+// told that they are, and have given everything back before it is told that they
+// are gone.
+func (e *edge) linkChanged(ev link.Event) {
+	if ev.Up {
+		e.lanes.PeerUp(ev.Peer)
+		e.adapter.PeerUp(ev.Peer, ev.Epoch)
+		e.g.pairing.Wake(ev.Peer)
+		return
+	}
+	e.lanes.PeerDown(ev.Peer)
+	e.adapter.PeerDown(ev.Peer)
+}
+
+// wake has every link that is down dialled now: the mesh has changed.
+func (e *edge) wake() {
+	for _, p := range e.g.registry.Directory().Now().Peers() {
+		if p.State == federation.StateActive {
+			e.links.Wake(p.ID)
+		}
+	}
+}
+
+// linkState is what `yggate route` says of a link.
+func (e *edge) linkState(id federation.GridID) (up bool, detail string) {
+	for _, st := range e.links.Status() {
+		if st.Peer != id {
+			continue
+		}
+		if st.State == link.Up {
+			return true, fmt.Sprintf("up over %s, last heard %s ago", st.Transport, time.Since(st.LastHeard).Round(time.Millisecond))
+		}
+		if st.LastError != "" {
+			return false, string(st.State) + ": " + st.LastError
+		}
+		return false, string(st.State)
+	}
+	return false, "not dialled"
+}
+
+// heardEvery bounds how old the stored "last heard" may be after a crash.
+const heardEvery = time.Minute
+
+// keepHeard stores when each peer was last heard, for listings after a restart.
+func (e *edge) keepHeard(ctx context.Context) error {
+	tick := time.NewTicker(heardEvery)
+	defer tick.Stop()
+	stored := map[federation.GridID]time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, st := range e.links.Status() {
+			if !st.LastHeard.After(stored[st.Peer]) {
+				continue
+			}
+			if err := e.g.registry.Heard(ctx, st.Peer, st.LastHeard); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("store: %w", err)
+			}
+			stored[st.Peer] = st.LastHeard
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/yggate/yggate/federation/xmpp/setup"
+	"github.com/yggate/yggate/gateway/internal/peertest"
+)
+
+// startGrids starts two paired grids whose gateways are peered directly.
+func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func() error, err error) {
+	var started []*peertest.Grid
+	stop = func() error {
+		var errs []error
+		for _, g := range started {
+			errs = append(errs, g.Stop())
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, stop())
+		}
+	}()
+	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
+	start := func(cfg peertest.GridConfig) (*peertest.Grid, error) {
+		cfg.Dir, cfg.Mode = filepath.Join(dir, cfg.Name), setup.DNS
+		g, err := peertest.NewGrid(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		started = append(started, g)
+		return g, g.Start(ctx)
+	}
+	if a, err = start(peertest.GridConfig{
+		Name: "a", Kind: setup.Ejabberd, Domain: "ga.grid.test",
+		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh, "--metrics", metricsAddr("a")},
+	}); err != nil {
+		return nil, nil, nil, err
+	}
+	if b, err = start(peertest.GridConfig{
+		Name: "b", Kind: setup.Prosody, Domain: "gb.grid.test",
+		Mesh: []string{"--metrics", metricsAddr("b")},
+	}); err != nil {
+		return nil, nil, nil, err
+	}
+	return a, b, stop, peertest.Pair(ctx, a, b)
+}
+
+var metricsIP = peertest.Loopback()
+
+// metricsAddr is where the gateway of that name serves its metrics.
+func metricsAddr(name string) string {
+	return netip.AddrPortFrom(metricsIP, 9700+uint16(name[0])).String()
+}
+
+// gatewayCost is what stanzas cost the gateways, without the servers.
+type gatewayCost struct {
+	gateways []*peertest.Gateway
+
+	cpu0, cpu       []time.Duration
+	allocs0, allocs []float64
+	messages        int
+}
+
+func (c *gatewayCost) begin(ctx context.Context) error {
+	var err error
+	c.cpu0, c.allocs0, err = c.read(ctx)
+	return err
+}
+
+func (c *gatewayCost) end(ctx context.Context, messages int) error {
+	cpu, allocs, err := c.read(ctx)
+	if err != nil {
+		return err
+	}
+	if c.cpu == nil {
+		c.cpu, c.allocs = make([]time.Duration, len(cpu)), make([]float64, len(cpu))
+	}
+	for i := range cpu {
+		c.cpu[i] += cpu[i] - c.cpu0[i]
+		c.allocs[i] += allocs[i] - c.allocs0[i]
+	}
+	c.messages += messages
+	return nil
+}
+
+func (c *gatewayCost) read(ctx context.Context) ([]time.Duration, []float64, error) {
+	var cpus []time.Duration
+	var allocs []float64
+	for i, g := range c.gateways {
+		cpu, err := g.CPU()
+		if err != nil {
+			return nil, nil, err
+		}
+		n, err := metric(ctx, metricsAddr(string(rune('a'+i))), "go_memstats_mallocs_total")
+		if err != nil {
+			return nil, nil, err
+		}
+		cpus, allocs = append(cpus, cpu), append(allocs, n)
+	}
+	return cpus, allocs, nil
+}
+
+func (c *gatewayCost) report(o *options) {
+	for i, g := range c.gateways {
+		us := float64(c.cpu[i].Microseconds()) / float64(c.messages)
+		fmt.Fprintf(o.out, "%s: %.1f us of CPU and %.1f allocations for each of %d messages\n", g.Name, us, c.allocs[i]/float64(c.messages), c.messages)
+		o.goals = append(o.goals, goal{what: g.Name + ", CPU for a message", have: us, want: 15, atMost: true, unit: "us"})
+	}
+}

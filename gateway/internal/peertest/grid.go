@@ -1,0 +1,147 @@
+package peertest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/yggate/yggate/federation/xmpp/setup"
+	"github.com/yggate/yggate/gateway/admin"
+)
+
+// upWithin bounds how long two gateways may take to meet.
+const upWithin = 60 * time.Second
+
+// GridConfig is one operator's side.
+type GridConfig struct {
+	// Name is what the operator's peers call the grid.
+	Name string
+	// Kind is the XMPP server: setup.Ejabberd or setup.Prosody.
+	Kind   string
+	Domain string
+	Dir    string
+	Netns  *Netns
+	// ServerIP, GatewayIP and DNSIP are the addresses of server, gateway and
+	// DNS responder; unset ones are taken from 127/8. Hosts mode, in which the
+	// peer domains must be known beforehand, has no responder.
+	ServerIP, GatewayIP, DNSIP netip.Addr
+	Mode                       setup.Mode
+	PeerDomains                []string
+	// Mesh are flags for `yggate init`: --mesh-peer, --mesh-listen, ...
+	Mesh []string
+	// Program is the yggate to run; empty builds the one of this module.
+	Program string
+}
+
+// Grid is a yggate and the XMPP server behind it.
+type Grid struct {
+	Name    string
+	Gateway *Gateway
+	Server  *Server
+	Issued  Issued
+}
+
+// NewGrid does what an operator does first: yggate init and yggate setup. Start
+// starts both programs.
+func NewGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
+	g, err := newGrid(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("prepare grid %s: %w", cfg.Name, err)
+	}
+	return g, nil
+}
+
+func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
+	for _, ip := range []*netip.Addr{&cfg.ServerIP, &cfg.GatewayIP, &cfg.DNSIP} {
+		if !ip.IsValid() {
+			*ip = Loopback()
+		}
+	}
+	p := setup.Params{Gateway: netip.AddrPortFrom(cfg.GatewayIP, 5269), Mode: cfg.Mode}
+	muc := "conference." + cfg.Domain
+	init := []string{
+		"--name", cfg.Name, "--domain", cfg.Domain, "--muc", muc,
+		"--server", netip.AddrPortFrom(cfg.ServerIP, 5269).String(), "--listen", p.Gateway.String(),
+	}
+	var flags []string
+	if cfg.Mode == setup.DNS {
+		// Not 53: a port that takes no root.
+		p.DNS = netip.AddrPortFrom(cfg.DNSIP, 5353)
+		init = append(init, "--dns", p.DNS.String())
+	} else {
+		p.PeerDomains = cfg.PeerDomains
+		init = append(init, "--dns", "off")
+		for _, d := range cfg.PeerDomains {
+			flags = append(flags, "--peer-domain", d)
+		}
+	}
+	g := &Grid{Name: cfg.Name}
+	var err error
+	if g.Gateway, err = NewGateway(ctx, cfg.Name, filepath.Join(cfg.Dir, "yggate"), cfg.Netns, cfg.Program); err != nil {
+		return nil, err
+	}
+	if err := g.Gateway.Init(ctx, append(init, cfg.Mesh...)...); err != nil {
+		return nil, err
+	}
+	if g.Issued, err = g.Gateway.Setup(ctx, cfg.Kind, flags...); err != nil {
+		return nil, err
+	}
+	p.Cert, p.CA = g.Issued.Cert, g.Issued.CA
+	prepare := NewEjabberd
+	if cfg.Kind == setup.Prosody {
+		prepare = NewProsody
+	}
+	g.Server, err = prepare(ServerConfig{Domain: cfg.Domain, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, cfg.Kind), Setup: p, Netns: cfg.Netns})
+	return g, err
+}
+
+// Start starts gateway and server.
+func (g *Grid) Start(ctx context.Context) error {
+	if err := g.Gateway.Start(ctx); err != nil {
+		return err
+	}
+	return g.Server.Start(ctx)
+}
+
+// Stop stops what runs of both.
+func (g *Grid) Stop() error { return errors.Join(g.Server.Stop(), g.Gateway.Stop()) }
+
+// User registers a user on the grid's server if need be and logs it in.
+func (g *Grid) User(ctx context.Context, name string) (Party, error) {
+	return g.Server.User(ctx, ClientConfig{Roots: g.Issued.Pool}, name)
+}
+
+// AwaitUp waits until the link to a peer is up and returns the status that says
+// so.
+func (g *Grid) AwaitUp(ctx context.Context, peer string) (admin.Status, error) {
+	var st admin.Status
+	out, err := g.Gateway.Run(ctx, "status", "--json", "--wait", upWithin.String(), "--up", peer)
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal([]byte(out), &st); err != nil {
+		return st, fmt.Errorf("yggate status: read what it printed: %w", err)
+	}
+	return st, nil
+}
+
+// Pair makes two running grids peers as their operators do, by one string, and
+// waits until the link is up on both sides.
+func Pair(ctx context.Context, inviter, accepter *Grid) error {
+	invite, err := inviter.Gateway.Invite(ctx, accepter.Name, accepter.Server.Domain, accepter.Server.MUCDomain)
+	if err != nil {
+		return err
+	}
+	if err := accepter.Gateway.Accept(ctx, invite, inviter.Name); err != nil {
+		return err
+	}
+	if _, err := inviter.AwaitUp(ctx, accepter.Name); err != nil {
+		return err
+	}
+	_, err = accepter.AwaitUp(ctx, inviter.Name)
+	return err
+}

@@ -1,0 +1,189 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/store"
+	"github.com/yggate/yggate/transports"
+	"github.com/yggate/yggate/transports/ygg"
+)
+
+// mesh is this node in the Yggdrasil network: the peerings of the configuration
+// and those that accepted invites brought, and who may knock.
+type mesh struct {
+	g    *gateway
+	node *ygg.Node
+	door door
+
+	mu     sync.Mutex
+	learnt []string // peerings that are there because of an invite
+}
+
+func newMesh(g *gateway, changed func()) (*mesh, error) {
+	m := &mesh{g: g, door: newDoor()}
+	conf := g.conf.Load().Mesh
+	var err error
+	m.node, err = ygg.New(ygg.Config{
+		Key: g.meshKey, Peers: conf.Peers, Listen: conf.Listen, Multicast: conf.Multicast,
+		Accept: m.door.admit, Log: g.log, OnPeering: changed,
+	})
+	return m, err
+}
+
+// run keeps node, learnt peerings and the door in step with the registry.
+func (m *mesh) run(ctx context.Context) error {
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return m.node.Run(ctx) })
+	parts.Go(func() error {
+		changed, cancel := m.g.registry.Directory().Subscribe()
+		defer cancel()
+		for {
+			m.door.know(m.g.registry.Directory().Now())
+			if err := m.sync(ctx); err != nil && ctx.Err() == nil {
+				return err
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return parts.Wait()
+}
+
+// sync adds the peerings that invites brought, and drops those of removed peers.
+func (m *mesh) sync(ctx context.Context) error {
+	rows, err := store.Peerings(ctx, m.g.store.Read())
+	if err != nil {
+		return fmt.Errorf("read learnt peerings: %w", err)
+	}
+	configured := m.g.conf.Load().Mesh.Peers
+	var want []string
+	for _, r := range rows {
+		if !slices.Contains(configured, r.URI) && !slices.Contains(want, r.URI) {
+			want = append(want, r.URI)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, uri := range m.learnt {
+		if !slices.Contains(want, uri) {
+			if err := m.node.RemovePeer(uri); err != nil {
+				m.g.log.Warn("peering of a former peer not removed", "uri", uri, "err", err)
+			}
+		}
+	}
+	for _, uri := range want {
+		if !slices.Contains(m.learnt, uri) {
+			if err := m.node.AddPeer(uri); err != nil {
+				m.g.log.Warn("peering from an invite not added", "uri", uri, "err", err)
+			}
+		}
+	}
+	m.learnt = want
+	return nil
+}
+
+// try adds the peerings of an invite for as long as it is looked at. What the
+// operator then accepts is stored, and kept by sync.
+func (m *mesh) try(uris []string) (undo func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var added []string
+	for _, uri := range uris {
+		if slices.Contains(m.learnt, uri) || slices.Contains(m.g.conf.Load().Mesh.Peers, uri) {
+			continue
+		}
+		if err := m.node.AddPeer(uri); err != nil {
+			m.g.log.Warn("peering of the invite not usable", "uri", uri, "err", err)
+			continue
+		}
+		added = append(added, uri)
+		m.learnt = append(m.learnt, uri)
+	}
+	return func() {
+		// sync drops what nobody accepted.
+		if len(added) > 0 {
+			if err := m.sync(context.Background()); err != nil {
+				m.g.log.Warn("peerings of the invite not removed", "err", err)
+			}
+		}
+	}
+}
+
+// Strangers that may knock: an invite's acceptor and a peer's new node have keys
+// that nobody here knows yet, and must reach /v1/pair and /v1/descriptor. Few of
+// them come, so few are let in: each key for a while, and new keys slowly.
+const (
+	strangerFor   = time.Minute
+	strangerEvery = 500 * time.Millisecond
+	strangerBurst = 16
+	maxStrangers  = 256
+)
+
+// door is the accept filter of the mesh. It works on full keys and is asked for
+// every SYN. It only keeps load away; who may do what is decided by the link, on
+// grid keys.
+type door struct {
+	known     *atomic.Pointer[map[string]struct{}] // node ids of peers
+	limit     *rate.Limiter
+	mu        *sync.Mutex
+	strangers map[string]time.Time // until when
+}
+
+func newDoor() door {
+	d := door{
+		known: new(atomic.Pointer[map[string]struct{}]), mu: new(sync.Mutex),
+		limit: rate.NewLimiter(rate.Every(strangerEvery), strangerBurst), strangers: map[string]time.Time{},
+	}
+	d.known.Store(&map[string]struct{}{})
+	return d
+}
+
+// know takes the nodes of all peers that are not blocked or removed.
+func (d *door) know(s *federation.Snapshot) {
+	known := map[string]struct{}{}
+	for _, p := range s.Peers() {
+		if p.Descriptor == nil || p.State == federation.StateBlocked || p.State == federation.StateRemoved {
+			continue
+		}
+		for _, a := range p.Descriptor.Addrs() {
+			known[a.Node] = struct{}{}
+		}
+	}
+	d.known.Store(&known)
+}
+
+func (d *door) admit(from transports.Addr) bool {
+	if _, ok := (*d.known.Load())[from.Node]; ok {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if now.Before(d.strangers[from.Node]) {
+		return true
+	}
+	if len(d.strangers) >= maxStrangers {
+		for node, until := range d.strangers {
+			if now.After(until) {
+				delete(d.strangers, node)
+			}
+		}
+	}
+	if len(d.strangers) >= maxStrangers || !d.limit.Allow() {
+		return false
+	}
+	d.strangers[from.Node] = now.Add(strangerFor)
+	return true
+}

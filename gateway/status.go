@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/link"
+	"github.com/yggate/yggate/gateway/admin"
+	"github.com/yggate/yggate/transports"
+)
+
+// status is the gateway at this moment.
+func (g *gateway) status() admin.Status {
+	c := g.conf.Load()
+	st := admin.Status{
+		Version: Version(), Grid: string(g.identity.ID()), Name: c.Name, Started: g.started, Role: "standby",
+		Domains: map[string][]string{}, Transports: []transports.Status{}, Streams: []admin.Stream{}, Leaves: []admin.Leaf{},
+		Peers:     g.peers(),
+		Conflicts: g.claims(func(c federation.Claim) bool { return c.Status != federation.ClaimActive }),
+		Warnings:  slices.Clone(c.Warnings),
+	}
+	for proto, domains := range c.Own() {
+		st.Domains[string(proto)] = domains
+	}
+	if e := g.edge.Load(); e != nil {
+		st.Role, st.Edge, st.Epoch = "primary", true, e.epoch
+		st.Transports = append(st.Transports, e.mesh.node.Status())
+	}
+	if leaf, err := g.identity.Leaf(g.meshAddr()); err != nil {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("the certificate of this node cannot be issued: %v", err))
+	} else {
+		st.Leaves = append(st.Leaves, admin.Leaf{Address: g.meshAddr().ID(), Expires: leaf.Leaf.NotAfter})
+	}
+	return st
+}
+
+// peers lists every known grid by name.
+func (g *gateway) peers() []admin.Peer {
+	links := map[federation.GridID]link.PeerStatus{}
+	if e := g.edge.Load(); e != nil {
+		for _, st := range e.links.Status() {
+			links[st.Peer] = st
+		}
+	}
+	out := []admin.Peer{}
+	for _, p := range g.registry.Directory().Now().Peers() {
+		out = append(out, g.describe(p, links))
+	}
+	slices.SortFunc(out, func(a, b admin.Peer) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// peer shows the peer of that name.
+func (g *gateway) peer(name string) (admin.Peer, error) {
+	for _, p := range g.peers() {
+		if p.Name == name {
+			return p, nil
+		}
+	}
+	return admin.Peer{}, fmt.Errorf("peer %q: %w; `yggate peer list` shows all", name, admin.ErrNotFound)
+}
+
+func (g *gateway) describe(p *federation.Peer, links map[federation.GridID]link.PeerStatus) admin.Peer {
+	out := admin.Peer{
+		Name: p.Name, Grid: string(p.ID), Fingerprint: p.ID.Fingerprint(), State: string(p.State),
+		Created: p.Created, LastHeard: p.LastHeard, Allow: []string{},
+		Domains: g.claims(func(c federation.Claim) bool { return c.Grid == p.ID }),
+	}
+	for proto, ok := range p.Policy.Allow {
+		if ok {
+			out.Allow = append(out.Allow, string(proto))
+		}
+	}
+	slices.Sort(out.Allow)
+	if d := p.Descriptor; d != nil {
+		out.Title, out.Stale = d.Name, d.Stale(time.Now())
+		for _, a := range d.Addrs() {
+			out.Nodes = append(out.Nodes, a.ID())
+		}
+	}
+	st, ok := links[p.ID]
+	if !ok {
+		return out
+	}
+	out.Up, out.Link, out.RTT = st.State == link.Up, string(st.State), st.RTT
+	out.Transport, out.Address, out.LastError = st.Transport, st.Address, st.LastError
+	if st.LastHeard.After(out.LastHeard) {
+		out.LastHeard = st.LastHeard
+	}
+	return out
+}
