@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,12 +117,10 @@ func TestErrorsAreVisible(t *testing.T) {
 		t.Error("a wrong password logs in")
 	}
 
-	if err := d.Prosody.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	<-bob.Done()
-	if err := Exchange(ctx, alice, bob, io.Discard); err == nil {
-		t.Error("a message to a server that is gone: no error")
+	// A bounce ends an exchange at once, with its reason.
+	ghost := Party{Client: &Client{JID: "nobody@b.grid.test/x", Inbox: newInbox()}, Name: "nobody"}
+	if err := Exchange(ctx, alice, ghost, io.Discard); err == nil || !strings.Contains(err.Error(), "came back") || !strings.Contains(err.Error(), "service-unavailable") {
+		t.Errorf("a message to nobody: %v", err)
 	}
 }
 
