@@ -17,6 +17,8 @@ type Gateway struct {
 	// Config is its configuration file. Until Init or somebody else writes it
 	// there is none.
 	Config string
+	// OnCommand, if set, is told each command that Run runs, without --config.
+	OnCommand func(args []string)
 
 	program string
 	netns   *Netns
@@ -60,7 +62,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	return g.await(ctx, func(ctx context.Context) error {
-		_, err := g.Run(ctx, "status", "--json")
+		_, err := g.run(ctx, "status", "--json")
 		return err
 	})
 }
@@ -76,6 +78,13 @@ func (g *Gateway) Restart(ctx context.Context) error {
 // Run runs a yggate command with this gateway's configuration and returns what
 // it printed. The error of a failed command holds what it said.
 func (g *Gateway) Run(ctx context.Context, args ...string) (string, error) {
+	if g.OnCommand != nil {
+		g.OnCommand(args)
+	}
+	return g.run(ctx, args...)
+}
+
+func (g *Gateway) run(ctx context.Context, args ...string) (string, error) {
 	argv := append([]string{g.program, args[0], "--config", g.Config}, args[1:]...)
 	cmd := g.netns.Command(ctx, argv...)
 	cmd.Dir = g.Dir

@@ -35,6 +35,8 @@ type GridConfig struct {
 	Mesh []string
 	// Program is the yggate to run; empty builds the one of this module.
 	Program string
+	// OnCommand is told each yggate command that is run, without --config.
+	OnCommand func(args []string)
 }
 
 // Grid is a yggate and the XMPP server behind it.
@@ -84,6 +86,7 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 	if g.Gateway, err = NewGateway(ctx, cfg.Name, filepath.Join(cfg.Dir, "yggate"), cfg.Netns, cfg.Program); err != nil {
 		return nil, err
 	}
+	g.Gateway.OnCommand = cfg.OnCommand
 	if err := g.Gateway.Init(ctx, append(init, cfg.Mesh...)...); err != nil {
 		return nil, err
 	}

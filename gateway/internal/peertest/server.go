@@ -236,9 +236,12 @@ func (s *Server) greet(ctx context.Context, addr netip.AddrPort, ns, host string
 	}
 }
 
+// Password is what User gives a user of that name.
+func Password(name string) string { return "secret of " + name }
+
 // User registers a user if need be and logs it in. Of cfg only Roots is read.
 func (s *Server) User(ctx context.Context, cfg ClientConfig, name string) (Party, error) {
-	password := "secret of " + name
+	password := Password(name)
 	if err := s.AddUser(ctx, name, password); err != nil {
 		return Party{}, err
 	}
