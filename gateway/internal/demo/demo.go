@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/yggate/yggate/federation/xmpp/setup"
+	"github.com/yggate/yggate/gateway/internal/peertest"
+)
+
+// stage is what the demo plays on.
+type stage struct {
+	out   io.Writer
+	dir   string
+	begun time.Time
+	grids []*peertest.Grid
+}
+
+// demo plays everything once. Unless once is set it then stays until ctx is done.
+func demo(ctx context.Context, out io.Writer, once bool) (err error) {
+	if err := peertest.Need("ejabberd", "erlang", "prosody"); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "yggate-demo-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the demo: %w", err)
+	}
+	s := &stage{out: out, dir: dir, begun: time.Now()}
+	defer func() { err = s.clear(err) }()
+	if err := s.play(ctx); err != nil {
+		if ctx.Err() != nil { // whatever was under way failed because of that
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	if once {
+		return nil
+	}
+	s.invite()
+	<-ctx.Done()
+	s.say("\nStopping ...")
+	return nil
+}
+
+// play sets up both grids, makes them peers and lets their users talk.
+func (s *stage) play(ctx context.Context) error {
+	s.say("yggate demo: grid a with ejabberd and grid b with Prosody, each behind a yggate of its own.\nEverything is in %s and on addresses of 127/8.", s.dir)
+	s.act("Building yggate")
+	program, err := peertest.Build(ctx, "cmd/yggate")
+	if err != nil {
+		return err
+	}
+	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
+	a, err := s.grid(ctx, peertest.GridConfig{
+		Name: "a", Kind: setup.Ejabberd, Domain: "a.grid.test", Program: program,
+		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh},
+	})
+	if err != nil {
+		return err
+	}
+	b, err := s.grid(ctx, peertest.GridConfig{Name: "b", Kind: setup.Prosody, Domain: "b.grid.test", Program: program})
+	if err != nil {
+		return err
+	}
+	s.act("The operators exchange one string, and wait until the link is up")
+	if err := peertest.Pair(ctx, a, b); err != nil {
+		return err
+	}
+	s.act("alice and bob talk, with ordinary XMPP clients")
+	if err := s.talk(ctx, a, b); err != nil {
+		return err
+	}
+	s.act("How grid a looks now")
+	status, err := a.Gateway.Run(ctx, "status")
+	if err != nil {
+		return err
+	}
+	s.say("%s", status)
+	s.say("Everything worked.")
+	return nil
+}
+
+// grid prepares and starts one operator's side.
+func (s *stage) grid(ctx context.Context, cfg peertest.GridConfig) (*peertest.Grid, error) {
+	s.act("Grid %s: identity, configuration, and the lines for %s", cfg.Name, cfg.Kind)
+	cfg.Dir, cfg.Mode = filepath.Join(s.dir, cfg.Name), setup.DNS
+	cfg.OnCommand = func(args []string) { s.command(cfg.Name, args) }
+	g, err := peertest.NewGrid(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.grids = append(s.grids, g)
+	s.act("Grid %s: starting yggate and %s", cfg.Name, cfg.Kind)
+	s.command(cfg.Name, []string{"serve", "&"})
+	return g, g.Start(ctx)
+}
+
+func (s *stage) talk(ctx context.Context, a, b *peertest.Grid) error {
+	alice, err := a.User(ctx, "alice")
+	if err != nil {
+		return err
+	}
+	bob, err := b.User(ctx, "bob")
+	if err != nil {
+		return errors.Join(err, alice.Close())
+	}
+	err = peertest.Conversation(ctx, alice, bob, s.out)
+	return errors.Join(err, alice.Close(), bob.Close())
+}
+
+// invite tells people how to join.
+func (s *stage) invite() {
+	s.say("\nIt all stays up until Ctrl-C. Connect XMPP clients of your own, one on each side:\n")
+	for i, user := range []string{"alice", "bob"} {
+		g := s.grids[i]
+		s.say("  %s@%s   password: %s\n    server %s port %d (set by hand: the domain is in no DNS), STARTTLS\n    certificate authority: %s\n    group chat: any room @%s",
+			user, g.Server.Domain, peertest.Password(user), g.Server.C2SAddr.Addr(), g.Server.C2SAddr.Port(), g.Issued.CA, g.Server.MUCDomain)
+	}
+	s.say("\nLook at the gateways:\n")
+	for _, g := range s.grids {
+		s.say("  %s status --config %s", g.Gateway.Argv[0], g.Gateway.Config)
+	}
+}
+
+// clear stops every process and removes the directory unless something failed.
+func (s *stage) clear(failed error) error {
+	for _, g := range s.grids {
+		failed = errors.Join(failed, g.Stop())
+	}
+	if failed != nil && !errors.Is(failed, context.Canceled) {
+		for _, g := range s.grids {
+			s.say("\n%s:\n%s\n\n%s:\n%s", g.Gateway.Log, g.Gateway.LogTail(20), g.Server.LogFile(), g.Server.LogTail(20))
+		}
+		return fmt.Errorf("%w\nlogs and configurations are kept in %s", failed, s.dir)
+	}
+	return errors.Join(failed, os.RemoveAll(s.dir))
+}
+
+// act is a line of progress.
+func (s *stage) act(format string, args ...any) {
+	s.say("\n[%4.1fs] %s", time.Since(s.begun).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// command shows what an operator would type.
+func (s *stage) command(grid string, args []string) {
+	s.say("  %s$ yggate %s", grid, strings.Join(args, " "))
+}
+
+// say prints a line. Somebody who closed the output has left; the demo goes on to
+// its end all the same.
+func (s *stage) say(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format+"\n", args...) }
