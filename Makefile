@@ -1,0 +1,61 @@
+# Everything that is done to yggate from a shell. `make help` lists it.
+
+PREFIX   ?= /usr/local
+FUZZTIME ?= 30s
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/yggate/yggate/gateway.version=$(VERSION)
+
+# The product is built without cgo, and all else with it, so that nothing is
+# compiled twice. Only the race detector takes a C compiler.
+export CGO_ENABLED = 0
+# The version comes from VERSION; Go itself refuses to build in a checkout that
+# git distrusts, as in many CI containers.
+export GOFLAGS += -buildvcs=false
+
+STATICCHECK := .cache/staticcheck
+# All but S1003, a matter of taste: IndexAny(...) < 0 reads as well as !ContainsAny.
+CHECKS      := inherit,-S1003
+
+build: ## build bin/yggate
+	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/yggate ./cmd/yggate
+
+install: ## install what `make build` built under $(DESTDIR)$(PREFIX)
+	@test -x bin/yggate || { echo "bin/yggate is not there: run make build first" >&2; exit 1; }
+	install -D -m 755 bin/yggate $(DESTDIR)$(PREFIX)/bin/yggate
+
+check: $(STATICCHECK) ## gofmt, vet, staticcheck and the tests that take no servers
+	@dirty=$$(gofmt -l .); test -z "$$dirty" || { printf 'not as gofmt writes it:\n%s\n' "$$dirty" >&2; exit 1; }
+	go vet ./...
+	go vet -tags integration ./...
+	$(STATICCHECK) -checks $(CHECKS) -tags integration ./...
+	go test ./...
+
+test: deps ## install what is missing, then every test there is and the demo; CI runs this
+	$(MAKE) check
+	CGO_ENABLED=1 go test -race -tags integration -count=1 ./...
+	DEMO_ONCE=1 $(MAKE) demo
+
+race: ## the tests that take no servers, with the race detector
+	CGO_ENABLED=1 go test -race ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (30s) each
+	tools/fuzz $(FUZZTIME)
+
+bench: deps ## side by side with what one would pick instead
+	go run ./bench/mesh
+	go run ./gateway/internal/bench
+
+demo: deps ## two grids on this machine meet and talk; DEMO_ONCE=1 ends after that
+	go run ./gateway/internal/demo
+
+deps: ## install the real servers that tests and demo run, from Debian
+	tools/deps
+
+$(STATICCHECK): tools/go.mod tools/go.sum
+	cd tools && go build -o ../$@ honnef.co/go/tools/cmd/staticcheck
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build install check test race fuzz bench demo deps help
