@@ -2,7 +2,9 @@ package lane
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/time/rate"
@@ -13,6 +15,30 @@ import (
 // budget is what one peer may send, over all of its streams and reconnections.
 type budget struct {
 	items, bytes *rate.Limiter
+
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // ends the stream that has the turn
+	done   chan struct{}           // closed when that has ended
+}
+
+var errReplaced = errors.New("the peer has opened another stream for this lane")
+
+// turn makes the caller's stream the only one of the peer: the one before is
+// ended and waited for, so that items stay in order and what a peer can make
+// this gateway hold is bounded. The caller works within the returned context
+// and calls leave when it has ended.
+func (b *budget) turn(ctx context.Context) (_ context.Context, leave func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	b.mu.Lock()
+	endLast, last := b.cancel, b.done
+	b.cancel, b.done = cancel, done
+	b.mu.Unlock()
+	if last != nil {
+		endLast(errReplaced)
+		<-last
+	}
+	return ctx, func() { cancel(nil); close(done) }
 }
 
 // budget returns the peer's own budget, which outlives its streams so that

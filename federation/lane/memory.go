@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -149,6 +150,9 @@ func (m *Memory) checkItem(it *Item) error {
 		return fmt.Errorf("%w: id of %d bytes, at most %d", ErrItem, len(it.ID), MaxID)
 	case len(it.Conv) > MaxConv:
 		return fmt.Errorf("%w: conversation of %d bytes, at most %d", ErrItem, len(it.Conv), MaxConv)
+	case !utf8.ValidString(it.Conv):
+		// The peer's decoder would end the stream over it, with all that is on it.
+		return fmt.Errorf("%w: conversation is not UTF-8", ErrItem)
 	}
 	return nil
 }

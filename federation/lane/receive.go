@@ -22,18 +22,23 @@ const (
 	codeInternal    = "internal-server-error"
 )
 
-// ServeStream receives items on a stream that a peer opened, until it ends, ctx
-// is done, or the peer is no longer active. It returns nil when the peer closed
-// the stream between two items, and closes the stream in any case.
+// ServeStream receives items on a stream that a peer opened, until it ends, the
+// peer opens another, ctx is done, or the peer is no longer active. It returns
+// nil when the peer closed the stream between two items, and closes the stream in
+// any case.
 func (m *Memory) ServeStream(ctx context.Context, peer *federation.Peer, name string, stream io.ReadWriteCloser) error {
 	if Name(name) != Eph {
 		stream.Close()
 		return fmt.Errorf("serve lane %q: %w", name, ErrUnknownLane)
 	}
+	budget := m.budget(peer)
+	ctx, leave := budget.turn(ctx)
+	defer leave()
 	in := &inbound{
-		m: m, id: peer.ID, budget: m.budget(peer), count: m.metrics.receiver(peer.Name),
+		m: m, id: peer.ID, budget: budget, count: m.metrics.receiver(peer.Name),
 		log: m.cfg.Log.With("peer", peer.Name, "dir", "in"), acks: newAckQueue(),
 	}
+	turn := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	stopAll := context.AfterFunc(m.ctx, func() { stream.Close() })
 	defer stopAll()
@@ -46,6 +51,9 @@ func (m *Memory) ServeStream(ctx context.Context, peer *federation.Peer, name st
 	})
 	err := g.Wait()
 	stream.Close()
+	if cause := context.Cause(turn); cause != nil {
+		err = cause
+	}
 	if err != nil {
 		return fmt.Errorf("serve lane %q: %w", name, err)
 	}

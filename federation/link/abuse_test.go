@@ -126,8 +126,11 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
+// patient never ends a handshake by itself.
+func patient(c *Config, g *testGateway) { quick(c, g); c.Timing.Handshake = time.Hour }
+
 func TestUnfinishedHandshakesHarmNobody(t *testing.T) {
-	g := newGateway(t, quick)
+	g := newGateway(t, patient)
 	_, lane := goodPeer(t, g)
 	grown := watchMemory()
 	for i := range 100 {
@@ -163,6 +166,21 @@ func TestUnfinishedHandshakesHarmNobody(t *testing.T) {
 	t.Logf("memory grew by %d KiB", n>>10)
 	if n > growthLimit {
 		t.Errorf("memory grew by %d MiB", n>>20)
+	}
+}
+
+func TestOneNodeCannotKeepOthersOut(t *testing.T) {
+	g, stranger := newGateway(t, patient), newGateway(t, quick)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(newIP())}}
+	for range 2 * maxHandshakes {
+		c, err := d.Dial("tcp", net.JoinHostPort(g.ip, fmt.Sprint(testPort)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if code, text := post(t, stranger, g, "/v1/pair", "body"); code != 200 {
+		t.Fatalf("%d %q", code, text)
 	}
 }
 
@@ -228,6 +246,31 @@ func TestIdleUnknownConnections(t *testing.T) {
 		defer g.Links.mu.Unlock()
 		return len(g.inbound) == 1
 	})
+}
+
+// Being busy does not lengthen the life of a stranger's connection.
+func TestBusyUnknownConnectionEnds(t *testing.T) {
+	g := newGateway(t, quick, func(c *Config, _ *testGateway) { c.Timing.UnknownLife = 200 * time.Millisecond })
+	stranger := newGateway(t, quick)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, _, err := stranger.DialPinned(ctx, tcpAddr(g.ip), g.id.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for conn.Err() == nil {
+		req, err := http.NewRequestWithContext(ctx, "POST", requestURL("/v1/pair"), strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := conn.RoundTrip(req); err == nil {
+			res.Body.Close()
+		}
+		if ctx.Err() != nil {
+			t.Fatal("the connection lives on")
+		}
+	}
 }
 
 func waitIn(t *testing.T, wg *sync.WaitGroup, what string) {

@@ -103,6 +103,11 @@ func TestChangesTakeEffectOnALiveLink(t *testing.T) {
 			if err := talk(fromB, "x"); err == nil {
 				t.Error("the peer's stream still works")
 			}
+			waitFor(t, "the connection to be closed at the peer, too", func() bool {
+				b.Links.mu.Lock()
+				defer b.Links.mu.Unlock()
+				return len(b.inbound) == 0
+			})
 		})
 	}
 }

@@ -184,7 +184,7 @@ func TestPathOfTheTransportWakesTheRedial(t *testing.T) {
 }
 
 func TestSecondAddressIsTried(t *testing.T) {
-	a, b := newGateway(t, quick), newGateway(t, quick)
+	a, b := newGateway(t, patient), newGateway(t, quick)
 	silent, err := net.Listen("tcp", net.JoinHostPort(newIP(), "9001"))
 	if err != nil {
 		t.Fatal(err)
