@@ -12,7 +12,8 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/yggate/yggate/transports"
 )
@@ -22,9 +23,6 @@ const Network = "tcp"
 
 // backlog is how many streams may wait for Accept, per listener.
 const backlog = 64
-
-// acceptPause is the wait after an error of accept(2).
-const acceptPause = 10 * time.Millisecond
 
 // Config says who a node is.
 type Config struct {
@@ -185,52 +183,50 @@ func (t *Transport) Listen(port uint16) (transports.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", Network, err)
 	}
-	l := &listener{TCPListener: nl.(*net.TCPListener), t: t, port: port, queue: make(chan *conn, backlog), done: make(chan struct{})}
+	l := &listener{TCPListener: nl.(*net.TCPListener), t: t, port: port}
+	if err := l.setBacklog(); err != nil {
+		return nil, fmt.Errorf("listen %s: %w", Network, errors.Join(err, nl.Close()))
+	}
 	if !t.track(l) {
 		return nil, fmt.Errorf("listen %s: transport has ended: %w", Network, errors.Join(net.ErrClosed, nl.Close()))
 	}
-	go l.fill()
 	return l, nil
 }
 
-// listener holds what the kernel has accepted, and less of it than the kernel
-// would.
 type listener struct {
 	*net.TCPListener
-	t     *Transport
-	port  uint16
-	queue chan *conn
-	done  chan struct{}
+	t    *Transport
+	port uint16
 }
 
-// fill queues streams and resets those that are refused or too many. It ends
-// when the listener is closed.
-func (l *listener) fill() {
-	defer close(l.done)
+// setBacklog calls listen(2) once more, which changes the length of the queue.
+// Package net asks for the longest there is.
+func (l *listener) setBacklog() error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var lerr error
+	if err := raw.Control(func(fd uintptr) { lerr = unix.Listen(int(fd), backlog) }); err != nil {
+		return err
+	}
+	return lerr
+}
+
+// Accept waits for a stream and resets those that are refused; net.ErrClosed
+// after Close or the end of Run.
+func (l *listener) Accept() (transports.Conn, error) {
 	for {
 		nc, err := l.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
 		if err != nil {
-			// Out of descriptors, most likely: others have to close some first.
-			select {
-			case <-time.After(acceptPause):
-			case <-l.t.ended:
-			}
-			continue
+			return nil, err
 		}
 		from := nc.RemoteAddr().(*net.TCPAddr).AddrPort()
 		c := &conn{TCPConn: nc, t: l.t, remote: transports.Addr{Net: Network, Node: from.Addr().Unmap().String(), Port: from.Port()}}
-		if !l.admit(c) || !l.t.track(c) {
-			c.reset()
-			continue
+		if l.admit(c) && l.t.track(c) {
+			return c, nil
 		}
-		select {
-		case l.queue <- c:
-		default:
-			c.reset()
-		}
+		c.reset()
 	}
 }
 
@@ -248,16 +244,6 @@ func (c *conn) reset() {
 	_ = c.Close()
 }
 
-// Accept waits for a stream; net.ErrClosed after Close or the end of Run.
-func (l *listener) Accept() (transports.Conn, error) {
-	select {
-	case c := <-l.queue:
-		return c, nil
-	case <-l.done:
-		return nil, &net.OpError{Op: "accept", Net: Network, Addr: l.Addr(), Err: net.ErrClosed}
-	}
-}
-
 // Addr is this node with the listener's port.
 func (l *listener) Addr() transports.Addr {
 	return transports.Addr{Net: Network, Node: l.t.ip.String(), Port: l.port}
@@ -266,14 +252,5 @@ func (l *listener) Addr() transports.Addr {
 // Close frees the port and resets streams that nobody has accepted.
 func (l *listener) Close() error {
 	l.t.forget(l)
-	err := l.TCPListener.Close()
-	<-l.done
-	for {
-		select {
-		case c := <-l.queue:
-			c.reset()
-		default:
-			return err
-		}
-	}
+	return l.TCPListener.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/yggate/yggate/transports"
 	"github.com/yggate/yggate/transports/tcp"
@@ -41,5 +42,35 @@ func TestOnlyLoopback(t *testing.T) {
 	tr := newNode(t, tcp.Config{})
 	if _, err := tr.Dial(context.Background(), transports.Addr{Net: "tcp", Node: "192.0.2.1", Port: 80}); err == nil || !strings.Contains(err.Error(), "127.0.0.0/8") {
 		t.Errorf("dial off the machine: %v", err)
+	}
+}
+
+func TestAccept(t *testing.T) {
+	friend, stranger := newNode(t, tcp.Config{}), newNode(t, tcp.Config{})
+	n := newNode(t, tcp.Config{Accept: func(a transports.Addr) bool { return a == friend.Self() }})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, tr := range []*tcp.Transport{friend, stranger, n} {
+		go tr.Run(ctx)
+	}
+	l, err := n.Listen(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, tr := range []*tcp.Transport{stranger, friend} {
+		c, err := tr.Dial(ctx, l.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if c.Remote().ID() != friend.Self().ID() {
+		t.Errorf("accepted a stream of %s", c.Remote())
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,9 +83,7 @@ func testBacklog(t *testing.T, p *pair) {
 		})
 	}
 	wg.Wait()
-	var mu sync.Mutex
-	kept := 0
-	marked := make(chan struct{})
+	var kept atomic.Int32
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -92,27 +91,43 @@ func testBacklog(t *testing.T, p *pair) {
 				return
 			}
 			t.Cleanup(func() { c.Close() })
-			mu.Lock()
-			kept++
-			mu.Unlock()
+			kept.Add(1)
 			go func() {
-				if n, err := c.Read(make([]byte, 1)); n == 1 && err == nil {
-					close(marked)
+				// Only the mark says anything.
+				b := make([]byte, 1)
+				if n, err := c.Read(b); n == 1 && err == nil {
+					kept.Add(-1)
+					c.Write(b)
 				}
 			}()
 		}
 	}()
-	// The queue is in order: when the mark arrives, all that was kept has been
-	// counted. It is also the proof that the listener lives on.
-	mark := dial(t, p.a, l.Addr())
-	if _, err := mark.Write([]byte("m")); err != nil {
-		t.Fatal(err)
+	// The queue is in order: when a mark comes back, all that was kept has been
+	// counted. It is also the proof that the listener lives on. A mark that finds
+	// the queue still full is refused, and the next one tried.
+	marked := func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		mark, err := p.a.Dial(ctx, l.Addr())
+		if err != nil {
+			return false
+		}
+		defer mark.Close()
+		if _, err := mark.Write([]byte("m")); err != nil {
+			return false
+		}
+		n, err := within(t, mark).Read(make([]byte, 1))
+		return n == 1 && err == nil
 	}
-	wait(t, "no stream opens after a flood", marked)
-	mu.Lock()
-	defer mu.Unlock()
-	if kept-1 > MaxBacklog {
-		t.Errorf("%d streams waited to be accepted, want at most %d", kept-1, MaxBacklog)
+	for late := time.Now().Add(patience); !marked(); {
+		if time.Now().After(late) {
+			t.Fatal("no stream opens after a flood")
+		}
+	}
+	if n := kept.Load(); n > MaxBacklog {
+		t.Errorf("%d streams waited to be accepted, want at most %d", n, MaxBacklog)
+	} else if n == 0 {
+		t.Error("no stream waited to be accepted")
 	}
 }
 

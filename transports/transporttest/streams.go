@@ -165,21 +165,22 @@ func testWriteDeadline(t *testing.T, p *pair) {
 func testConcurrentDials(t *testing.T, p *pair) {
 	const streams = 32
 	l := listen(t, p.b, p.port)
-	go func() {
-		for {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range streams {
 			c, err := l.Accept()
 			if err != nil {
+				t.Errorf("accept: %v", err)
 				return
 			}
-			go func() {
+			wg.Go(func() {
 				defer c.Close()
 				if _, err := io.Copy(c, c); err != nil {
 					t.Errorf("echo: %v", err)
 				}
-			}()
+			})
 		}
-	}()
-	var wg sync.WaitGroup
+	})
 	for i := range streams {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)

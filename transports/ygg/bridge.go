@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Arceliar/ironwood/encrypted"
@@ -37,6 +38,10 @@ type bridge struct {
 	// started is told in probes, Unix nanoseconds.
 	started int64
 
+	// received and sent count packets, those of core's own protocol and those
+	// that are dropped here included.
+	received, sent atomic.Uint64
+
 	mu   sync.RWMutex
 	disp stack.NetworkDispatcher
 	bufs sync.Pool
@@ -60,6 +65,7 @@ func (b *bridge) read() error {
 		if err != nil {
 			return fmt.Errorf("read packets: %w", err)
 		}
+		b.received.Add(1)
 		addr, ok := from.(types.Addr)
 		if !ok || len(addr) != len(publicKey{}) {
 			continue
@@ -175,6 +181,7 @@ func (b *bridge) WritePackets(l stack.PacketBufferList) (int, tcpip.Error) {
 // send copies msg into ironwood's queue; the only errors left are those of a
 // closed connection, since keys and sizes are right by construction.
 func (b *bridge) send(msg []byte, r *remote) error {
+	b.sent.Add(1)
 	_, err := b.pc.WriteTo(msg, r.to)
 	return err
 }

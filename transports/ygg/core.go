@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"time"
 
@@ -30,12 +29,12 @@ const lookupEvery = 250 * time.Millisecond
 // with a larger queue. core has no option for it, but embeds the connection as
 // an exported field and reads it anew on each use, so it may be exchanged as
 // long as nothing is peered. TestQueueSwap holds upstream to that.
-func newCore(key ed25519.PrivateKey, log *slog.Logger) (*core.Core, error) {
+func newCore(key ed25519.PrivateKey, log coreLog) (*core.Core, error) {
 	cert, err := selfSigned(key)
 	if err != nil {
 		return nil, fmt.Errorf("node certificate: %w", err)
 	}
-	c, err := core.New(cert, coreLog{log}, core.NodeInfoPrivacy(true))
+	c, err := core.New(cert, log, core.NodeInfoPrivacy(true))
 	if err != nil {
 		return nil, fmt.Errorf("start node: %w", err)
 	}
@@ -71,8 +70,8 @@ func selfSigned(key ed25519.PrivateKey) (*tls.Certificate, error) {
 
 // startMulticast announces the node on every local network and peers with the
 // nodes that announce themselves there.
-func startMulticast(c *core.Core, log *slog.Logger) (*multicast.Multicast, error) {
-	m, err := multicast.New(c, coreLog{log}, multicast.MulticastInterface{
+func startMulticast(c *core.Core, log coreLog) (*multicast.Multicast, error) {
+	m, err := multicast.New(c, log, multicast.MulticastInterface{
 		Regex: regexp.MustCompile(".*"), Beacon: true, Listen: true,
 	})
 	if err != nil {

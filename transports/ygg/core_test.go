@@ -1,7 +1,6 @@
 package ygg
 
 import (
-	"log/slog"
 	"testing"
 
 	"github.com/yggdrasil-network/yggdrasil-go/src/core"
@@ -11,7 +10,7 @@ import (
 // upstream still needs it. If the second fails, newCore can lose the exchange.
 func TestQueueSwap(t *testing.T) {
 	key := newKey(t)
-	ours, err := newCore(key, slog.New(slog.DiscardHandler))
+	ours, err := newCore(key, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +19,7 @@ func TestQueueSwap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stock, err := core.New(cert, nil)
+	stock, err := core.New(cert, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

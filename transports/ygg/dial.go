@@ -208,8 +208,8 @@ func (d *dialer) begin(ctx context.Context) {
 
 // why says what the dial was waiting for when its time ran out.
 func (d *dialer) why(err error) error {
-	switch up := d.node.peeringsUp(); {
-	case up == 0:
+	switch {
+	case d.node.links.count() == 0:
 		return fmt.Errorf("no peering of this node is up: %w", err)
 	case d.proven || d.remote.heardWithin(warm):
 		return fmt.Errorf("node answers, but not on this port: %w", err)

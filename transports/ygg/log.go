@@ -7,9 +7,12 @@ import (
 	"strings"
 )
 
-// coreLog lets core and multicast log to slog. Their news of peerings is at
-// debug level here: the node itself reports those, with fields.
-type coreLog struct{ log *slog.Logger }
+// coreLog lets core and multicast log to slog. Their news of peerings goes to
+// links and is at debug level here: the node itself reports those, with fields.
+type coreLog struct {
+	log   *slog.Logger
+	links *links
+}
 
 func (l coreLog) print(level slog.Level, format string, args []any) {
 	if !l.log.Enabled(context.Background(), level) {
@@ -26,7 +29,10 @@ func (l coreLog) print(level slog.Level, format string, args []any) {
 
 func (l coreLog) Printf(f string, a ...any) { l.print(slog.LevelDebug, f, a) }
 func (l coreLog) Println(a ...any)          { l.print(slog.LevelDebug, "", a) }
-func (l coreLog) Infof(f string, a ...any)  { l.print(slog.LevelDebug, f, a) }
+func (l coreLog) Infof(f string, a ...any) {
+	l.links.logged(f, a)
+	l.print(slog.LevelDebug, f, a)
+}
 func (l coreLog) Infoln(a ...any)           { l.print(slog.LevelDebug, "", a) }
 func (l coreLog) Warnf(f string, a ...any)  { l.print(slog.LevelWarn, f, a) }
 func (l coreLog) Warnln(a ...any)           { l.print(slog.LevelWarn, "", a) }

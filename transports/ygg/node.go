@@ -37,7 +37,7 @@ type Node struct {
 
 	ready chan struct{} // closed when dials may start
 	ended chan struct{} // closed when the node is going down
-	up    atomic.Int32  // peerings that are up
+	links *links        // peerings that are up
 
 	peered atomic.Int64 // when one of them last came up, Unix nanoseconds
 
@@ -75,6 +75,7 @@ func New(cfg Config) (*Node, error) {
 		log:       cfg.Log,
 		public:    publicKey(cfg.Key.Public().(ed25519.PublicKey)),
 		table:     newTable(),
+		links:     newLinks(),
 		ready:     make(chan struct{}),
 		ended:     make(chan struct{}),
 		listeners: map[uint16]*listener{},
@@ -124,7 +125,7 @@ func (n *Node) Run(ctx context.Context) error {
 
 func (n *Node) run(ctx context.Context) error {
 	defer n.end()
-	c, err := newCore(n.cfg.Key, n.log)
+	c, err := newCore(n.cfg.Key, coreLog{n.log, n.links})
 	if err != nil {
 		return err
 	}
@@ -162,7 +163,7 @@ func (n *Node) serve(ctx context.Context) error {
 		return err
 	}
 	if n.cfg.Multicast {
-		m, err := startMulticast(n.core, n.log)
+		m, err := startMulticast(n.core, coreLog{n.log, n.links})
 		if err != nil {
 			return err
 		}

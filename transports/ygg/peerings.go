@@ -11,11 +11,10 @@ import (
 )
 
 const (
-	// watchEvery is how often peerings are looked at. core has no event for
-	// them; the look costs microseconds.
+	// watchEvery is how often the node looks after itself.
 	watchEvery = 250 * time.Millisecond
 	// eager is for how long after the last peering was lost the others are
-	// dialled at every look; then only every retrySlow, which is kinder to
+	// dialled every watchEvery; then only every retrySlow, which is kinder to
 	// a peer that refuses us.
 	eager     = 30 * time.Second
 	retrySlow = 2 * time.Second
@@ -134,8 +133,6 @@ func (n *Node) running() bool {
 	}
 }
 
-func (n *Node) peeringsUp() int { return int(n.up.Load()) }
-
 // peeredWithin says whether a peering came up in the last d.
 func (n *Node) peeredWithin(d time.Duration) bool {
 	return time.Now().UnixNano()-n.peered.Load() < int64(d)
@@ -144,15 +141,17 @@ func (n *Node) peeredWithin(d time.Duration) bool {
 // watch tells of peerings that come and go, redials while none is up, and keeps
 // the paths to nodes with streams alive.
 func (n *Node) watch(ctx context.Context) error {
-	w := watcher{node: n, up: map[string]core.PeerInfo{}, lost: time.Now()}
+	w := watcher{node: n, lost: time.Now()}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-n.links.changed:
+			w.report()
 		case now := <-tick.C:
-			w.look(now)
+			w.redial(now)
 			if err := n.keepPaths(); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("probe: %w", err)
 			}
@@ -176,29 +175,38 @@ func (n *Node) keepPaths() error {
 	return nil
 }
 
-// watcher compares one look at the peerings with the next.
+// watcher compares the peerings of one moment with those of the next.
 type watcher struct {
 	node    *Node
-	up      map[string]core.PeerInfo // peerings that were up at the last look
-	lost    time.Time                // when the last of them went down
+	up      map[link]bool // at the last report
+	lost    time.Time     // when the last of them went down, zero while one is up
 	retried time.Time
 }
 
-func (w *watcher) look(now time.Time) {
-	up := map[string]core.PeerInfo{}
-	for _, p := range w.node.core.GetPeers() {
-		if p.Up && len(p.Key) > 0 {
-			up[redact(p.URI)] = p
+// report logs what has changed since the last report and tells the owner.
+func (w *watcher) report() {
+	was := w.up
+	w.up = w.node.links.list()
+	for l := range w.up {
+		if !was[l] {
+			w.node.peered.Store(time.Now().UnixNano())
+			w.node.log.Info("peering up", "remote", l.remote, "inbound", l.inbound)
 		}
 	}
-	was := w.up
-	w.up = up
-	w.node.up.Store(int32(len(up)))
-	if w.report(was, up) && w.node.cfg.OnPeering != nil {
+	for l := range was {
+		if !w.up[l] {
+			w.node.log.Info("peering down", "remote", l.remote, "inbound", l.inbound)
+		}
+	}
+	if w.node.cfg.OnPeering != nil {
 		w.node.cfg.OnPeering()
 	}
+}
+
+// redial spares peerings the rest of their backoff while none is up.
+func (w *watcher) redial(now time.Time) {
 	switch {
-	case len(up) > 0:
+	case w.node.links.count() > 0:
 		w.lost = time.Time{}
 		return
 	case w.lost.IsZero():
@@ -208,23 +216,4 @@ func (w *watcher) look(now time.Time) {
 		w.retried = now
 		w.node.core.RetryPeersNow()
 	}
-}
-
-// report logs what has changed and says whether anything has.
-func (w *watcher) report(was, is map[string]core.PeerInfo) bool {
-	changed := false
-	for uri, p := range is {
-		if old, ok := was[uri]; !ok || !old.Key.Equal(p.Key) || p.Uptime < old.Uptime {
-			changed = true
-			w.node.peered.Store(time.Now().UnixNano())
-			w.node.log.Info("peering up", "uri", uri, "peer", publicKey(p.Key).addr(0).Node, "inbound", p.Inbound)
-		}
-	}
-	for uri := range was {
-		if _, ok := is[uri]; !ok {
-			changed = true
-			w.node.log.Info("peering down", "uri", uri)
-		}
-	}
-	return changed
 }

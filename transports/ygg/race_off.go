@@ -1,0 +1,6 @@
+//go:build !race
+
+package ygg
+
+// raceDetector is told of in race_on.go.
+const raceDetector = false
