@@ -55,8 +55,9 @@ func (m *Memory) budget(p *federation.Peer) *budget {
 			delete(m.budgets, id)
 		}
 	}
-	b := &budget{items: rate.NewLimiter(0, 0), bytes: rate.NewLimiter(0, 0)}
-	b.apply(&p.Policy.Limits)
+	// A limiter begins with its burst only if it is made with it.
+	items, bytes := rates(&p.Policy.Limits)
+	b := &budget{items: rate.NewLimiter(items.limit, items.burst), bytes: rate.NewLimiter(bytes.limit, bytes.burst)}
 	m.budgets[p.ID] = b
 	return b
 }
@@ -70,31 +71,43 @@ func (b *budget) wait(ctx context.Context, l *federation.Limits, bytes int) erro
 	return b.bytes.WaitN(ctx, bytes)
 }
 
-// apply makes the limiters follow the policy. What it leaves at zero has the
-// default, so that no peer is without limit.
+// apply makes the limiters follow the policy.
 func (b *budget) apply(l *federation.Limits) {
-	def := federation.DefaultLimits()
-	perSecond, burst, bytes := l.MessagesPerSecond, l.Burst, l.BytesPerSecond
-	if perSecond <= 0 {
-		perSecond = def.MessagesPerSecond
-	}
-	if burst <= 0 {
-		burst = def.Burst
-	}
-	if bytes <= 0 {
-		bytes = def.BytesPerSecond
-	}
-	set(b.items, rate.Limit(perSecond), burst)
-	// The burst holds the largest item, or that would never pass.
-	set(b.bytes, rate.Limit(bytes), max(int(bytes), MaxBody))
+	items, bytes := rates(l)
+	items.set(b.items)
+	bytes.set(b.bytes)
 }
 
-func set(l *rate.Limiter, r rate.Limit, burst int) {
-	if l.Limit() != r {
-		l.SetLimit(r)
+type pace struct {
+	limit rate.Limit // per second
+	burst int
+}
+
+// rates reads limits. What they leave at zero has the default, so that no peer
+// is without limit.
+func rates(l *federation.Limits) (items, bytes pace) {
+	def := federation.DefaultLimits()
+	items = pace{rate.Limit(l.MessagesPerSecond), l.Burst}
+	if items.limit <= 0 {
+		items.limit = rate.Limit(def.MessagesPerSecond)
 	}
-	if l.Burst() != burst {
-		l.SetBurst(burst)
+	if items.burst <= 0 {
+		items.burst = def.Burst
+	}
+	perSecond := l.BytesPerSecond
+	if perSecond <= 0 {
+		perSecond = def.BytesPerSecond
+	}
+	// The burst holds the largest item, or that would never pass.
+	return items, pace{rate.Limit(perSecond), max(int(perSecond), MaxBody)}
+}
+
+func (p pace) set(l *rate.Limiter) {
+	if l.Limit() != p.limit {
+		l.SetLimit(p.limit)
+	}
+	if l.Burst() != p.burst {
+		l.SetBurst(p.burst)
 	}
 }
 

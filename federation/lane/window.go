@@ -191,14 +191,11 @@ func (w *window) compact() {
 	w.entries, w.head = w.entries[:n], 0
 }
 
-// drain closes the window and returns what is left in it, in order. Only the
-// first call returns anything.
+// drain closes the window and returns what is left in it, in order. It is called
+// once.
 func (w *window) drain() []Item {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.drained {
-		return nil
-	}
 	w.drained = true
 	close(w.down)
 	left := make([]Item, 0, len(w.entries)-w.head)

@@ -191,7 +191,9 @@ func TestSenderAgainstHostileAcks(t *testing.T) {
 						}
 						go io.Copy(io.Discard, b)
 						b.Write(encode(t, c.acks...)) // ends early when alice has had enough
-						b.(duplex).Writer.(io.Closer).Close()
+						if c.acks == nil {
+							b.Close()
+						} // else it is alice who must end the stream
 					}()
 				})
 				if a == nil {
@@ -330,6 +332,22 @@ func TestRateLimitPushesBack(t *testing.T) {
 	}
 }
 
+func TestBurstIsThereFromTheStart(t *testing.T) {
+	bob := newSide(t, "bob", 0, "alice")
+	p := peerNamed("alice")
+	p.Policy.Limits = federation.Limits{MessagesPerSecond: 1e-9, Burst: 100}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for i := range 100 {
+		if err := bob.budget(p).wait(ctx, &p.Policy.Limits, 1); err != nil {
+			t.Fatalf("item %d of a burst of 100: %v", i, err)
+		}
+	}
+	if bob.budget(p).wait(ctx, &p.Policy.Limits, 1) == nil {
+		t.Fatal("the burst has no end")
+	}
+}
+
 func TestNewStreamReplacesTheOld(t *testing.T) {
 	bob := newSide(t, "bob", 0, "alice")
 	blocked := make(chan struct{})
@@ -448,5 +466,22 @@ func readAll(src io.Reader) []frame {
 			return all
 		}
 		all = append(all, f)
+	}
+}
+
+// A Send that was already under way when the stream ended must not be lost.
+func TestWindowTakesNothingOnceDrained(t *testing.T) {
+	w := newWindow(DefaultWindow)
+	if err := w.put(context.Background(), []Item{item("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.drain(); len(left) != 1 {
+		t.Fatalf("%d items left, want 1", len(left))
+	}
+	if err := w.put(context.Background(), []Item{item("y")}); !errors.Is(err, federation.ErrPeerDown) {
+		t.Fatalf("put after drain: %v", err)
+	}
+	if _, err := w.ack(&ack{Seq: 1}); err == nil {
+		t.Fatal("an ack after drain was taken")
 	}
 }
