@@ -244,7 +244,7 @@ func FuzzConfig(f *testing.F) {
 			t.Fatalf("error without a position: %v", err)
 		default:
 			for _, p := range ps {
-				if p.Line < 1 || p.Column < 1 || p.Line > bytes.Count(src, []byte("\n"))+2 {
+				if p.Line < 1 || p.Column < 1 || p.Line > len(lineBreak.FindAll(src, -1))+2 {
 					t.Fatalf("mistake without a place in the file: %+v", p)
 				}
 			}

@@ -88,12 +88,12 @@ func (r *reader) value(n *yaml.Node, key string, dst reflect.Value) {
 // as a comment. A section in which every line is a comment is left as it was.
 func (r *reader) empty(n *yaml.Node, key string, kind reflect.Kind) {
 	if n.Line >= 1 && n.Line <= len(r.lines) {
-		if line := r.lines[n.Line-1]; n.Column-1 <= len(line) {
-			rest := strings.TrimLeft(strings.TrimPrefix(strings.TrimLeft(line[n.Column-1:], " \t-"), ":"), " \t")
-			if strings.HasPrefix(rest, "#") && len(rest) > 1 && rest[1] != ' ' {
-				word := strings.Fields(rest)[0]
+		if line := []rune(r.lines[n.Line-1]); n.Column-1 <= len(line) { // columns are characters
+			before := strings.TrimLeft(string(line[n.Column-1:]), " \t-")
+			rest := []rune(strings.TrimLeft(strings.TrimPrefix(before, ":"), " \t"))
+			if len(rest) > 1 && rest[0] == '#' && rest[1] != ' ' {
 				r.problems = append(r.problems, Problem{r.file, n.Line, len(line) - len(rest) + 1, key,
-					fmt.Sprintf("the value is empty, because an unquoted # begins a comment; quote it: %q", word)})
+					fmt.Sprintf("the value is empty, because an unquoted # begins a comment; quote it: %q", strings.Fields(string(rest))[0])})
 				return
 			}
 		}

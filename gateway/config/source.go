@@ -14,6 +14,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// lineBreak is what YAML takes as the end of a line. They are made alike first,
+// so that editor, parser and messages count the same lines.
+var lineBreak = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
+
 // read parses the file's text and decodes it into c.
 func (r *reader) read(src []byte, c *Config) {
 	if len(src) > maxFile {
@@ -24,6 +28,7 @@ func (r *reader) read(src []byte, c *Config) {
 		r.notUTF8(src)
 		return
 	}
+	src = lineBreak.ReplaceAll(src, []byte("\n"))
 	r.lines = strings.Split(string(src), "\n")
 	doc, err := document(src)
 	if err != nil {
@@ -82,29 +87,54 @@ func (r *reader) notUTF8(src []byte) {
 	}
 }
 
-// A plain value that begins with one of YAML's two reserved characters.
-var reservedValue = regexp.MustCompile("^(\\s*(?:- +)*(?:[A-Za-z0-9_.-]+: +)?(?:\\[ *)?)([@`])([^\\s,\\]]*)")
-
-// reserved reports every value that begins with an unquoted @ or ` and returns
-// the text with a letter in their place; nil when there is none.
+// reserved reports every value that begins with an unquoted @ or `, which YAML
+// reserves, and returns the text with a letter in their place; nil when there is
+// none.
 func (r *reader) reserved(src []byte) []byte {
 	found := false
 	lines := bytes.Split(bytes.Clone(src), []byte("\n"))
 	for i, line := range lines {
-		m := reservedValue.FindSubmatchIndex(line)
-		if m == nil {
-			continue
+		for _, at := range reservedIn(line) {
+			found = true
+			word := line[at:]
+			if end := bytes.IndexAny(word, " \t,]}"); end > 0 {
+				word = word[:end]
+			}
+			r.problems = append(r.problems, Problem{r.file, i + 1, utf8.RuneCount(line[:at]) + 1, "",
+				fmt.Sprintf("a value must not begin with an unquoted %c; quote it: %q", line[at], word)})
+			line[at] = 'x'
 		}
-		found = true
-		at := m[4]
-		r.problems = append(r.problems, Problem{r.file, i + 1, at + 1, "",
-			fmt.Sprintf("a value must not begin with an unquoted %c; quote it: %q", line[at], line[at:m[7]])})
-		line[at] = 'x'
 	}
 	if !found {
 		return nil
 	}
 	return bytes.Join(lines, []byte("\n"))
+}
+
+// reservedIn returns where in a line values begin with a reserved character,
+// outside of quotes and comments.
+func reservedIn(line []byte) (at []int) {
+	var quote, before byte // before is the last character that is no space
+	for i, c := range line {
+		spaced := i == 0 || strings.IndexByte(" \t[{,", line[i-1]) >= 0
+		begins := spaced && strings.IndexByte("\x00:,[{-", before) >= 0
+		switch {
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case (c == '"' || c == '\'') && begins:
+			quote = c
+		case c == '#' && spaced:
+			return at
+		case (c == '@' || c == '`') && begins:
+			at = append(at, i)
+		}
+		if c != ' ' && c != '\t' {
+			before = c
+		}
+	}
+	return at
 }
 
 // parserError matches the errors whose line the parser counts from zero; those of
