@@ -38,6 +38,10 @@ func (g *gateway) control() http.Handler {
 	admin.Handle(mux, "POST /v1/domains", func(r *http.Request, in admin.DomainRequest) (admin.Done, error) { return g.assign(r.Context(), in) })
 	admin.Handle(mux, "GET /v1/route", func(r *http.Request, _ none) (admin.Route, error) { return g.route(r.URL.Query().Get("address")) })
 	admin.Handle(mux, "POST /v1/invite", func(r *http.Request, in admin.InviteRequest) (admin.Invite, error) { return g.invite(r.Context(), in) })
+	admin.Handle(mux, "GET /v1/invites", func(r *http.Request, _ none) ([]admin.ListedInvite, error) { return g.invites(r.Context()) })
+	admin.Handle(mux, "POST /v1/invites/{id}/revoke", func(r *http.Request, _ none) (admin.Done, error) {
+		return g.revoke(r.Context(), r.PathValue("id"))
+	})
 	admin.Handle(mux, "POST /v1/preview", func(r *http.Request, in admin.AcceptRequest) (admin.Preview, error) {
 		return g.preview(r.Context(), in)
 	})
@@ -103,6 +107,28 @@ func (g *gateway) invite(ctx context.Context, in admin.InviteRequest) (admin.Inv
 		return admin.Invite{}, fmt.Errorf("read the invite that was just made: %w", err)
 	}
 	return admin.Invite{Name: in.Name, Invite: text, Expires: inv.Expires, Reachable: len(inv.Peerings) > 0}, nil
+}
+
+// invites lists those that were made here.
+func (g *gateway) invites(ctx context.Context) ([]admin.ListedInvite, error) {
+	made, err := g.pairing.List(ctx)
+	out := make([]admin.ListedInvite, len(made))
+	for i, m := range made {
+		out[i] = admin.ListedInvite{
+			ID: m.ID, Name: m.Name, Expect: m.Expect, Created: m.Created, Expires: m.Expires,
+			Status: string(m.Status), UsedBy: string(m.UsedBy),
+		}
+	}
+	return out, err
+}
+
+// revoke makes an invite worthless.
+func (g *gateway) revoke(ctx context.Context, id string) (admin.Done, error) {
+	if err := g.pairing.Revoke(ctx, id); err != nil {
+		return admin.Done{}, fmt.Errorf("%w; `yggate invite list` shows all", err)
+	}
+	g.log.Info("operator revoked an invite", "id", id)
+	return admin.Done{Done: "The invite " + id + " is worthless now."}, nil
 }
 
 // look fetches what an invite stands for. undo takes back the peerings that were

@@ -8,12 +8,13 @@ import (
 
 	"rsc.io/qr"
 
+	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
 )
 
 var cmdInvite = command{
-	name: "invite", args: "--name NAME [--expect-domain DOMAIN]... [FLAGS]",
+	name: "invite", args: "{--name NAME [--expect-domain DOMAIN]... | list | revoke ID} [FLAGS]",
 	short: "make a string with which another grid becomes your peer",
 	long: `
 Prints one string (and on a terminal its QR code) for the operator of the other
@@ -22,6 +23,9 @@ over a way that you trust: whoever has it can become that peer.
 
 Domains that you name with --expect-domain are the peer's at once when it claims
 them; anything else it claims waits for ` + "`yggate peer approve`" + `.
+
+list      the invites made here in the last month or so; their strings are not kept
+revoke    make an open invite worthless
 `,
 	run: runInvite,
 }
@@ -33,19 +37,34 @@ func runInvite(ctx context.Context, sh *shell, c *command, args []string) error 
 	noQR := f.Bool("no-qr", false, "print no QR code")
 	var expect list
 	f.Var(&expect, "expect-domain", "a `DOMAIN` that the other grid will claim; may be given several times")
-	if _, err := f.parse(args, 0, 0); err != nil {
+	rest, err := f.parse(args, 0, 2)
+	if err != nil {
 		return err
 	}
-	if *name == "" {
-		return badUsage("--name is needed: what you will call the other grid, such as bob")
-	}
 	d, err := config.ParseDuration(*ttl)
-	if err != nil {
+	switch {
+	case len(rest) == 1 && rest[0] == "list", len(rest) == 2 && rest[0] == "revoke":
+	case len(rest) == 1 && rest[0] == "revoke":
+		return badUsage("revoke needs the id of an invite (`yggate invite list` has them)")
+	case len(rest) > 0:
+		return badUsage("%q is neither list nor revoke", rest[0])
+	case *name == "":
+		return badUsage("--name is needed: what you will call the other grid, such as bob")
+	case err != nil:
 		return badUsage("--ttl: %v", err)
 	}
 	cl, err := f.client(sh)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case len(rest) == 1:
+		return listInvites(ctx, sh, f, cl)
+	case len(rest) == 2:
+		done, err := cl.Revoke(ctx, rest[1])
+		if err != nil {
+			return err
+		}
+		return tellDone(sh, f, done)
 	}
 	inv, err := cl.Invite(ctx, admin.InviteRequest{Name: *name, Expect: expect, TTL: d})
 	if err != nil {
@@ -54,9 +73,14 @@ func runInvite(ctx context.Context, sh *shell, c *command, args []string) error 
 	if f.json {
 		return printJSON(sh.out, inv)
 	}
+	return tellInvite(sh, inv, *noQR)
+}
+
+// tellInvite prints the string, for a person what it means as well.
+func tellInvite(sh *shell, inv admin.Invite, noQR bool) error {
 	// The string goes alone to standard output, so that a script can take it.
 	fmt.Fprintln(sh.out, inv.Invite)
-	if isTerminal(sh.out) && !*noQR {
+	if isTerminal(sh.out) && !noQR {
 		if err := printQR(sh.out, inv.Invite); err != nil {
 			return err
 		}
@@ -67,6 +91,28 @@ func runInvite(ctx context.Context, sh *shell, c *command, args []string) error 
 	}
 	fmt.Fprintf(sh.err, "Next: the other operator runs: yggate accept STRING\n      then you see the peer in: yggate peer show %s\n", inv.Name)
 	return nil
+}
+
+func listInvites(ctx context.Context, sh *shell, f *flags, cl *admin.Client) error {
+	made, err := cl.Invites(ctx)
+	switch {
+	case err != nil:
+		return err
+	case f.json:
+		return printJSON(sh.out, made)
+	case len(made) == 0:
+		fmt.Fprintln(sh.out, "No invites yet. Next: yggate invite --name NAME")
+		return nil
+	}
+	var rows [][]string
+	for _, m := range made {
+		status := m.Status
+		if m.UsedBy != "" {
+			status += " by " + federation.GridID(m.UsedBy).Short()
+		}
+		rows = append(rows, []string{m.ID, m.Name, status, m.Expires.Local().Format("2006-01-02 15:04"), strings.Join(m.Expect, " ")})
+	}
+	return table(sh.out, []string{"ID", "NAME", "STATUS", "EXPIRES", "EXPECTED DOMAINS"}, rows)
 }
 
 // printQR draws two rows of modules in each line of half-block characters, dark on

@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/yggate/yggate/federation"
@@ -118,7 +119,8 @@ func (e *explanation) state(peer *federation.Peer) bool {
 	h := Hop{Step: StepState, Value: string(peer.State), Grid: peer.ID}
 	if peer.State != federation.StateActive {
 		h.Problem = "nothing crosses to a peer that is " + string(peer.State)
-		h.Remedy = "yggate peer approve " + peer.Name
+		verb := map[federation.State]string{federation.StatePaused: "resume "}[peer.State]
+		h.Remedy = "yggate peer " + cmp.Or(verb, "approve ") + peer.Name
 	}
 	return e.add(h)
 }

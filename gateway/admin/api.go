@@ -95,6 +95,17 @@ type Invite struct {
 	Reachable bool `json:"reachable"`
 }
 
+// ListedInvite is an invite that was made here; its string is not kept.
+type ListedInvite struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Expect  []string  `json:"expect_domains"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+	Status  string    `json:"status"`            // open, used, revoked or expired
+	UsedBy  string    `json:"used_by,omitempty"` // the grid
+}
+
 // AcceptRequest carries an invite and the name for the grid it comes from.
 type AcceptRequest struct {
 	Invite string `json:"invite"`

@@ -51,6 +51,16 @@ func (c *Client) Invite(ctx context.Context, in InviteRequest) (Invite, error) {
 	return call[Invite](ctx, c, "POST", "/v1/invite", in)
 }
 
+// Invites lists the invites of the last month or so, newest first.
+func (c *Client) Invites(ctx context.Context) ([]ListedInvite, error) {
+	return call[[]ListedInvite](ctx, c, "GET", "/v1/invites", nil)
+}
+
+// Revoke makes an open invite worthless.
+func (c *Client) Revoke(ctx context.Context, id string) (Done, error) {
+	return call[Done](ctx, c, "POST", "/v1/invites/"+url.PathEscape(id)+"/revoke", nil)
+}
+
 // Preview reads an invite without accepting it.
 func (c *Client) Preview(ctx context.Context, in AcceptRequest) (Preview, error) {
 	return call[Preview](ctx, c, "POST", "/v1/preview", in)
