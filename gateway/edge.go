@@ -92,13 +92,15 @@ func (e *edge) newXMPP(conf *config.Config) (err error) {
 			return fmt.Errorf("xmpp.server_ca: %w", err)
 		}
 	}
+	streamLimits := s2s.DefaultLimits()
+	streamLimits.Stanza = max(limits.Stanza, streamLimits.Stanza)
 	allow := make([]netip.Prefix, len(x.AllowFrom))
 	for i, p := range x.AllowFrom {
 		allow[i] = p.Prefix
 	}
 	if e.streams, err = s2s.New(s2s.Config{
 		Listen: x.Listen.String(), CA: e.g.ca, Servers: []s2s.Server{server}, Handler: e.adapter,
-		AllowFrom: allow, Limits: s2s.DefaultLimits(), Log: e.g.log, Metrics: e.registry,
+		AllowFrom: allow, Limits: streamLimits, Log: e.g.log, Metrics: e.registry,
 	}); err != nil {
 		return err
 	}

@@ -95,6 +95,11 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.login(t)
+	t.Cleanup(func() {
+		for _, p := range []peertest.Party{w.alice, w.bob} {
+			p.Close() // a session that was killed with its server reports that
+		}
+	})
 	return w
 }
 
@@ -114,7 +119,6 @@ func (w *world) login(t *testing.T) {
 			t.Fatal(err)
 		}
 		*u.p = p
-		t.Cleanup(func() { p.Close() })
 		if err := p.Available(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,8 @@ func (c *counter) Stanzas(_ context.Context, _, _ string, batch [][]byte) error 
 
 func (c *counter) Failed(_, _ string, stanzas [][]byte, err error) { panic(err) }
 
+func (*counter) LocalLost(string) {}
+
 // BenchmarkStream is the way of a stanza from Send over TLS on loopback to the
 // Handler at the other end: what one gateway spends on a stanza in both
 // directions together, system calls included. Each op is one stanza.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -48,6 +49,7 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 		defer stop()
 		err = in.relay(ctx)
+		in.mourn(err)
 	}
 	level := slog.LevelInfo
 	switch {
@@ -58,6 +60,42 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 	}
 	in.log.Log(ctx, level, "stream from the local server has ended", "remote", conn.RemoteAddr(), "err", err)
 	in.end(err)
+}
+
+// mourn tells the handler if the stream ended because its server died. A server
+// that goes in good order closes its streams; one that does not may still only
+// have dropped this connection, so it is asked for.
+func (in *inbound) mourn(err error) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	s, from, addr := in.s, in.from, in.server.Addr
+	s.spawn(func(ctx context.Context) {
+		if !answers(ctx, addr, from, s.limits.Write) && ctx.Err() == nil {
+			s.log.Warn("the local server has died", "domain", from)
+			s.handler.LocalLost(from)
+		}
+	})
+}
+
+// answers says whether a server greets back. That a connection is accepted says
+// little: the kernel does so for a process that is about to be gone.
+func answers(ctx context.Context, addr, domain string, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
+	defer stop()
+	st := newStream(conn, within)
+	if err := st.send("<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s' to='%s' version='1.0'>", frame.NSServer, frame.NSStream, domain); err != nil {
+		return false
+	}
+	_, err = st.rd.Header()
+	return err == nil
 }
 
 // isClosed says whether the server ended the stream of its own accord.

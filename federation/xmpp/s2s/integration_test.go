@@ -89,6 +89,9 @@ func TestRealServersRestart(t *testing.T) {
 						t.Fatal("the gateway does not notice that the server is gone")
 					}
 				}
+				if sig == syscall.SIGKILL {
+					h.wait(t, func(_, failed []string) bool { return contains(failed, ">a.grid has died") })
+				}
 				if err := g.Send(t.Context(), "b.grid", "a.grid", []byte("<message id='lost'/>")); err != nil {
 					t.Fatal(err)
 				}

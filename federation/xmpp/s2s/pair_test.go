@@ -52,6 +52,10 @@ func (r *recorder) Stanzas(ctx context.Context, from, to string, batch [][]byte)
 	return nil
 }
 
+func (r *recorder) LocalLost(domain string) {
+	r.note(&r.failed, "", domain, [][]byte{[]byte("has died")}, nil)
+}
+
 func (r *recorder) Failed(from, to string, stanzas [][]byte, err error) {
 	r.note(&r.failed, from, to, stanzas, err)
 }

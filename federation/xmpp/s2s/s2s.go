@@ -38,6 +38,10 @@ type Handler interface {
 	// Failed is given every stanza that Send took and that could not be written
 	// to the local server, once. It must not block.
 	Failed(from, to string, stanzas [][]byte, err error)
+	// LocalLost is told that the local server of a domain has died: a stream of
+	// it broke without a closing tag, and nothing listens where it should. It
+	// must not block.
+	LocalLost(domain string)
 }
 
 // Server is one local XMPP server.
