@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -178,7 +179,9 @@ func TestSenderAgainstHostileAcks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			alice := newSide(t, "alice", 0, "bob")
 			var once sync.Once
+			var opened atomic.Int32
 			alice.open = func(context.Context, federation.GridID, string) (io.ReadWriteCloser, error) {
+				opened.Add(1)
 				var a, b io.ReadWriteCloser
 				once.Do(func() {
 					a, b = pipe()
@@ -204,6 +207,7 @@ func TestSenderAgainstHostileAcks(t *testing.T) {
 			alice.PeerUp("bob")
 			mustSend(t, alice, "bob", item("0"), item("1"), item("2"))
 			waitFor(t, "the items", func() bool { b, _ := alice.back(); return len(b) >= c.back })
+			waitFor(t, "the stream to end", func() bool { return opened.Load() > 1 })
 			alice.PeerDown("bob")
 			back, _ := alice.back()
 			if len(back) != c.back {
