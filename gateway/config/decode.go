@@ -23,11 +23,22 @@ type reader struct {
 	lines    []string
 	pos      map[string]position
 	problems Problems
+	unread   bool // the text is not YAML, or not a set of keys
+}
+
+// note records a mistake, unless the text itself was already at fault there.
+func (r *reader) note(p Problem) {
+	if p.Line > 0 && slices.ContainsFunc(r.problems, func(q Problem) bool {
+		return q.Key == "" && q.Line == p.Line && q.Column == p.Column
+	}) {
+		return
+	}
+	r.problems = append(r.problems, p)
 }
 
 // fail notes a mistake at a node.
 func (r *reader) fail(n *yaml.Node, key, format string, args ...any) {
-	r.problems = append(r.problems, Problem{r.file, n.Line, n.Column, key, fmt.Sprintf(format, args...)})
+	r.note(Problem{r.file, n.Line, n.Column, key, fmt.Sprintf(format, args...)})
 }
 
 // failAt notes a mistake in the value that was read at key, or that is missing.
@@ -38,7 +49,7 @@ func (r *reader) failAt(key, format string, args ...any) {
 			if p.line == 0 {
 				file = "environment"
 			}
-			r.problems = append(r.problems, Problem{file, p.line, p.column, key, fmt.Sprintf(format, args...)})
+			r.note(Problem{file, p.line, p.column, key, fmt.Sprintf(format, args...)})
 			return
 		}
 		i := strings.LastIndexAny(k, ".[")
@@ -92,7 +103,7 @@ func (r *reader) empty(n *yaml.Node, key string, kind reflect.Kind) {
 			before := strings.TrimLeft(string(line[n.Column-1:]), " \t-")
 			rest := []rune(strings.TrimLeft(strings.TrimPrefix(before, ":"), " \t"))
 			if len(rest) > 1 && rest[0] == '#' && rest[1] != ' ' {
-				r.problems = append(r.problems, Problem{r.file, n.Line, len(line) - len(rest) + 1, key,
+				r.note(Problem{r.file, n.Line, len(line) - len(rest) + 1, key,
 					fmt.Sprintf("the value is empty, because an unquoted # begins a comment; quote it: %q", strings.Fields(string(rest))[0])})
 				return
 			}

@@ -21,10 +21,12 @@ var lineBreak = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
 // read parses the file's text and decodes it into c.
 func (r *reader) read(src []byte, c *Config) {
 	if len(src) > maxFile {
+		r.unread = true
 		r.failAt("", "the file has %d bytes, at most %d are read", len(src), maxFile)
 		return
 	}
 	if !utf8.Valid(src) {
+		r.unread = true
 		r.notUTF8(src)
 		return
 	}
@@ -39,12 +41,14 @@ func (r *reader) read(src []byte, c *Config) {
 		}
 	}
 	if err != nil {
+		r.unread = true
 		r.syntax(err)
 		return
 	}
 	if doc == nil {
 		return // only comments: everything is at its default
 	}
+	r.unread = doc.Kind != yaml.MappingNode
 	r.value(doc, "", reflect.ValueOf(c).Elem())
 }
 

@@ -65,10 +65,10 @@ func (c *Config) validate(r *reader) {
 }
 
 // failed says whether something at or under key has been reported already, so
-// that one mistake is told once.
+// that one mistake is told once, and of an unreadable file nothing but that.
 func (r *reader) failed(key string) bool {
-	return slices.ContainsFunc(r.problems, func(p Problem) bool {
-		return p.Key == key || p.Key == "" || strings.HasPrefix(p.Key, key+".") || strings.HasPrefix(p.Key, key+"[")
+	return r.unread || slices.ContainsFunc(r.problems, func(p Problem) bool {
+		return p.Key == key || strings.HasPrefix(p.Key, key+".") || strings.HasPrefix(p.Key, key+"[")
 	})
 }
 
