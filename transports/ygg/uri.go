@@ -75,6 +75,7 @@ func parseURI(uri string, schemes, options []string) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("options after '?': %w", err)
 	}
+	u.ForceQuery = false // a lone '?' makes no other peering
 	return u, checkOptions(q, options)
 }
 

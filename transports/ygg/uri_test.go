@@ -91,6 +91,7 @@ func TestNoSecretsInErrors(t *testing.T) {
 func FuzzParsePeer(f *testing.F) {
 	f.Add("tls://a.example:1?key=" + someKey)
 	f.Add("socks://u:p@127.0.0.1:1/b:2")
+	f.Add("tls://a.example:1?")
 	f.Fuzz(func(t *testing.T, uri string) {
 		u, err := parsePeer(uri)
 		if err != nil {
