@@ -256,6 +256,9 @@ func TestPeerDownGivesEverythingBackOnce(t *testing.T) {
 			blocked := make(chan error)
 			go func() { blocked <- alice.Send(context.Background(), "bob", Eph, item("blocked")) }()
 			end(alice)
+			if b, _ := alice.back(); name == "peer down" && len(b) != 4 {
+				t.Errorf("PeerDown returned with %d of 4 items given back", len(b))
+			}
 			if err := <-blocked; !errors.Is(err, federation.ErrPeerDown) {
 				t.Errorf("blocked send ended with %v", err)
 			}
