@@ -106,7 +106,7 @@ func (g *gateway) invite(ctx context.Context, in admin.InviteRequest) (admin.Inv
 	if err != nil {
 		return admin.Invite{}, fmt.Errorf("read the invite that was just made: %w", err)
 	}
-	return admin.Invite{Name: in.Name, Invite: text, Expires: inv.Expires, Reachable: len(inv.Peerings) > 0}, nil
+	return admin.Invite{ID: inv.ID(), Name: in.Name, Invite: text, Expires: inv.Expires, Reachable: len(inv.Peerings) > 0}, nil
 }
 
 // invites lists those that were made here.

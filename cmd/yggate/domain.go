@@ -60,7 +60,7 @@ func runDomain(ctx context.Context, sh *shell, c *command, args []string) error 
 			conflict = d.Domain
 		}
 	}
-	if err := table(sh.out, []string{"DOMAIN", "PROTOCOL", "HELD BY", "STATUS"}, rows); err != nil {
+	if err := table(sh.out, []string{"DOMAIN", "PROTOCOL", "CLAIMED BY", "STATUS"}, rows); err != nil {
 		return err
 	}
 	if conflict != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,11 +47,13 @@ func runInit(_ context.Context, sh *shell, c *command, args []string) error {
 	if _, err := f.parse(args, 0, 0); err != nil {
 		return err
 	}
-	if len(e.Domains) == 0 {
-		if !*show {
-			return badUsage("--domain is needed: the domain of your XMPP users, such as a.grid")
-		}
-		e.Domains, e.MUC = config.ExampleDefaults().Domains, config.ExampleDefaults().MUC
+	_, err := os.Stat(f.config)
+	switch {
+	case len(e.Domains) == 0 && !*show && errors.Is(err, fs.ErrNotExist):
+		return badUsage("--domain is needed: the domain of your XMPP users, such as a.grid")
+	case len(e.Domains) == 0:
+		shown := config.ExampleDefaults()
+		e.Name, e.Domains, e.MUC = cmp.Or(e.Name, shown.Name), shown.Domains, shown.MUC
 	}
 	if e.Name == "" {
 		e.Name = e.Domains[0]

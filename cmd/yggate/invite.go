@@ -89,7 +89,7 @@ func tellInvite(sh *shell, inv admin.Invite, noQR bool) error {
 	if !inv.Reachable {
 		fmt.Fprintln(sh.err, "It carries no peering, because mesh.advertise is empty: the other side must be in the same Yggdrasil network already.")
 	}
-	fmt.Fprintf(sh.err, "Next: the other operator runs: yggate accept STRING\n      then you see the peer in: yggate peer show %s\n", inv.Name)
+	fmt.Fprintf(sh.err, "Next: the other operator runs: yggate accept STRING\n      then you see the peer in: yggate peer show %s\n      yggate invite revoke %s takes it back\n", inv.Name, inv.ID)
 	return nil
 }
 

@@ -15,8 +15,8 @@ var cmdStatus = command{
 	short: "show how the running gateway is",
 	long: `
 Shows peers, mesh peerings, streams with the local server and what needs you.
-With --wait it first waits until the gateway answers and every peer named with --up
-is up; it exits 1 when they are not in time.
+With --wait it first waits until the gateway is ready to federate and every peer named
+with --up is up; it exits 1 when they are not in time.
 `,
 	run: runStatus,
 }
@@ -43,7 +43,7 @@ func runStatus(ctx context.Context, sh *shell, c *command, args []string) error 
 	return errors.Join(tellStatus(sh, st), err)
 }
 
-// awaitStatus asks until the gateway answers and the named peers are up. The
+// awaitStatus asks until the gateway is ready and the named peers are up. The
 // status it returns is the newest one, also beside an error.
 func awaitStatus(ctx context.Context, cl *admin.Client, wait time.Duration, up []string) (admin.Status, error) {
 	deadline := time.Now().Add(wait)
@@ -53,6 +53,9 @@ func awaitStatus(ctx context.Context, cl *admin.Client, wait time.Duration, up [
 		st, err := cl.Status(ctx)
 		if err == nil {
 			err = missing(st, up)
+		}
+		if err == nil && wait > 0 && !st.Edge {
+			err = errors.New("the gateway is still starting, or on standby")
 		}
 		if err == nil || time.Now().After(deadline) {
 			return st, err
@@ -138,7 +141,7 @@ func tellStatus(sh *shell, st admin.Status) error {
 	for _, l := range st.Leaves {
 		rows = append(rows, []string{l.Address, short(time.Until(l.Expires))})
 	}
-	if err := section(w, []string{"LEAF OF", "RENEWED BEFORE"}, rows); err != nil {
+	if err := section(w, []string{"CERTIFICATE OF", "ENDS IN"}, rows); err != nil {
 		return err
 	}
 	rows = nil

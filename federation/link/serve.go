@@ -66,6 +66,11 @@ func (l *Links) serveUnknown(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l.metrics.refused.WithLabelValues("unknown_grid").Inc()
+	key := federation.NewGridID(r.Context().Value(inboundKey{}).(*inbound).proof.Key)
+	if p := l.cfg.Directory.Now().Peer(key); p != nil && p.State == federation.StatePaused {
+		http.Error(w, "the operator of this gateway has paused your grid", http.StatusForbidden)
+		return
+	}
 	http.Error(w, "this gateway has not approved your grid key: its operator can pair with `yggate invite`, "+
 		"or approve with `yggate peer approve`", http.StatusForbidden)
 }

@@ -224,8 +224,11 @@ func (s *session) post(ctx context.Context, path string, body, answer any) error
 	}
 	req.Header.Set("Content-Type", "application/json")
 	res, err := s.conn.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", path, err)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("ask %s: no answer: %w", path, ctx.Err())
+	case err != nil: // a gateway that has blocked a grid refuses its certificate
+		return fmt.Errorf("ask %s: %w; the far end may have blocked this grid", path, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {

@@ -88,6 +88,7 @@ type InviteRequest struct {
 
 // Invite is the string that one operator gives another.
 type Invite struct {
+	ID      string    `json:"id"` // for revoking it
 	Name    string    `json:"name"`
 	Invite  string    `json:"invite"`
 	Expires time.Time `json:"expires"`

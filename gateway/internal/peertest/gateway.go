@@ -54,7 +54,7 @@ func (g *Gateway) Init(ctx context.Context, flags ...string) error {
 	return err
 }
 
-// Start starts the gateway and returns when it answers `yggate status`.
+// Start starts the gateway and returns when it is ready to federate.
 func (g *Gateway) Start(ctx context.Context) error {
 	if err := g.Process.Start(); err != nil {
 		return err
@@ -62,7 +62,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	return g.await(ctx, func(ctx context.Context) error {
-		_, err := g.run(ctx, "status", "--json")
+		_, err := g.run(ctx, "status", "--json", "--wait", "1s")
 		return err
 	})
 }
