@@ -28,6 +28,9 @@ func (g *gateway) status() admin.Status {
 	if e := g.edge.Load(); e != nil {
 		st.Role, st.Edge, st.Epoch = "primary", true, e.epoch
 		st.Transports = append(st.Transports, e.mesh.node.Status())
+		for _, s := range e.streams.Status() {
+			st.Streams = append(st.Streams, admin.Stream{Dir: s.Dir, From: s.From, To: s.To, State: s.State, Since: s.Since, LastError: s.Err})
+		}
 	}
 	if leaf, err := g.identity.Leaf(g.meshAddr()); err != nil {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("the certificate of this node cannot be issued: %v", err))

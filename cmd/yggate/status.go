@@ -132,7 +132,7 @@ func tellStatus(sh *shell, st admin.Status) error {
 	}
 	rows = nil
 	for _, s := range st.Streams {
-		rows = append(rows, []string{s.From + " -> " + s.To, s.Dir, strings.TrimSpace(s.State + " " + s.Auth)})
+		rows = append(rows, []string{s.From + " -> " + s.To, s.Dir, strings.TrimSpace(s.State + " " + s.LastError)})
 	}
 	if err := section(w, []string{"XMPP STREAM", "DIR", "STATE"}, rows); err != nil {
 		return err

@@ -56,12 +56,12 @@ type Peer struct {
 
 // Stream is one s2s stream with the local XMPP server.
 type Stream struct {
-	Dir   string    `json:"dir"` // in: from the local server
-	From  string    `json:"from"`
-	To    string    `json:"to"`
-	State string    `json:"state,omitempty"`
-	Since time.Time `json:"since,omitzero"`
-	Auth  string    `json:"auth,omitempty"`
+	Dir       string    `json:"dir"` // in: from the local server
+	From      string    `json:"from"`
+	To        string    `json:"to"`
+	State     string    `json:"state"` // open, opening or down
+	Since     time.Time `json:"since,omitzero"`
+	LastError string    `json:"last_error,omitempty"`
 }
 
 // Leaf is a certificate that this node shows, and when it ends.

@@ -45,6 +45,7 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 		s.serverUp(in.from)
 		s.metrics.open(dirIn, 1)
 		defer s.metrics.open(dirIn, -1)
+		defer s.opened(in)()
 		in.log.Debug("stream from the local server is open")
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 		defer stop()

@@ -35,6 +35,7 @@ type outbound struct {
 	pause   time.Duration
 	retry   time.Time // no attempt before
 	err     error     // why
+	open    time.Time // when the stream was opened; zero while there is none
 	// forgotten ones are no longer in Streams.out; put must not revive them, or
 	// a pair would have two streams and no order.
 	forgotten bool
@@ -159,6 +160,8 @@ func (o *outbound) stream(ctx context.Context) (carried bool, err error) {
 	}
 	o.s.metrics.open(dirOut, 1)
 	defer o.s.metrics.open(dirOut, -1)
+	o.setOpen(true)
+	defer o.setOpen(false)
 	o.log.Debug("stream to the local server is open")
 
 	ended := make(chan struct{})

@@ -39,6 +39,9 @@ type Streams struct {
 	work sync.WaitGroup  // goroutines within life
 	addr net.Addr        // where Run listens
 
+	inMu sync.Mutex
+	in   map[*inbound]time.Time // open ones, since when
+
 	outMu sync.Mutex // taken before that of an outbound
 	out   map[pair]*outbound
 }
@@ -56,7 +59,7 @@ func New(c Config) (*Streams, error) {
 		listen: c.Listen, ca: c.CA, handler: c.Handler, limits: c.Limits.orDefault(),
 		servers: map[string]*Server{}, allowed: slices.Clone(c.AllowFrom),
 		log: cmp.Or(c.Log, slog.Default()).With("proto", string(federation.XMPP)), metrics: m,
-		secret: newDialbackSecret(), out: map[pair]*outbound{},
+		secret: newDialbackSecret(), in: map[*inbound]time.Time{}, out: map[pair]*outbound{},
 		strange: rate.Sometimes{First: 3, Interval: time.Minute},
 	}
 	s.waiting.max = s.limits.Handshakes
