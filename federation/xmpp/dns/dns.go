@@ -18,31 +18,23 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 )
 
 const (
-	// ttl of answers, in seconds: a removed peer is gone in that time, and what
-	// is asked costs little.
-	ttl = 30
-	// service is what an SRV question for an XMPP server begins with.
-	service = "_xmpp-server._tcp."
-
-	maxForwards    = 64              // questions to upstream at a time
-	forwardTimeout = 2 * time.Second // for each upstream
-	ioTimeout      = 5 * time.Second // of TCP clients
-	maxUDP         = 1232            // bytes, as DNS flag day 2020 advises
+	ioTimeout     = 5 * time.Second // of TCP clients, also between questions
+	maxTCPClients = 64              // more wait to be accepted
+	maxUDP        = 1232            // bytes, as DNS flag day 2020 advises
 )
 
 // Config says where to answer and what.
 type Config struct {
 	Listen netip.AddrPort // UDP and TCP
-	// AllowFrom are the sources that are answered; loopback always is.
+	// AllowFrom are the only sources that are answered; none means loopback.
 	AllowFrom []netip.Prefix
 	// Answer returns where servers that look for a domain shall connect to. The
 	// domain is in lower case, without a final dot.
@@ -56,21 +48,32 @@ type Config struct {
 // Responder answers DNS questions.
 type Responder struct {
 	cfg     Config
-	forward *semaphore.Weighted
+	forward *forwarder // nil without upstream
 }
 
-// New checks the configuration.
+// New checks the configuration. It refuses to listen where others than this
+// machine could ask, unless AllowFrom names some of them.
 func New(cfg Config) (*Responder, error) {
+	if len(cfg.AllowFrom) == 0 {
+		cfg.AllowFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	}
+	onlyLoopback := !slices.ContainsFunc(cfg.AllowFrom, func(p netip.Prefix) bool { return !p.Addr().IsLoopback() })
 	switch {
-	case !cfg.Listen.IsValid() || cfg.Answer == nil:
-		return nil, errors.New("dns responder: an address and answers are required")
+	case !cfg.Listen.IsValid() || cfg.Listen.Port() == 0 || cfg.Answer == nil:
+		return nil, errors.New("dns responder: an address, a port and answers are required")
+	case !cfg.Listen.Addr().IsLoopback() && onlyLoopback:
+		return nil, fmt.Errorf("dns responder: %s is open to other machines, but only this one is allowed to ask: name them as allowed sources, or listen on a loopback address", cfg.Listen)
 	case slices.Contains(cfg.Upstream, cfg.Listen):
 		return nil, fmt.Errorf("dns responder: upstream %s is the responder itself", cfg.Listen)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Responder{cfg: cfg, forward: semaphore.NewWeighted(maxForwards)}, nil
+	r := &Responder{cfg: cfg}
+	if len(cfg.Upstream) > 0 {
+		r.forward = newForwarder(cfg.Upstream, cfg.Log)
+	}
+	return r, nil
 }
 
 // Run answers over UDP and TCP until ctx is done and then returns nil.
@@ -79,55 +82,61 @@ func (r *Responder) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("dns responder: %w", err)
 	}
-	// The same port for both, also where the operating system chooses it.
-	addr := netip.AddrPortFrom(r.cfg.Listen.Addr(), packets.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	streams, err := net.Listen("tcp", addr.String())
+	defer packets.Close()
+	streams, err := net.Listen("tcp", r.cfg.Listen.String())
 	if err != nil {
-		packets.Close()
 		return fmt.Errorf("dns responder: %w", err)
 	}
-	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { r.serve(ctx, w, q) })
-	servers := []*dns.Server{
-		{PacketConn: packets, Handler: handler},
-		{Listener: streams, Handler: handler, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, MaxTCPQueries: 128},
-	}
+	defer streams.Close()
 	parts, ctx := errgroup.WithContext(ctx)
-	for _, s := range servers {
-		started := make(chan struct{})
-		s.NotifyStartedFunc = func() { close(started) }
-		parts.Go(s.ActivateAndServe)
-		parts.Go(func() error {
-			select {
-			case <-started:
-			case <-ctx.Done(): // the other failed, perhaps before this one began
-				select {
-				case <-started:
-				case <-time.After(ioTimeout):
-					return nil
-				}
-			}
-			<-ctx.Done()
-			return s.Shutdown()
-		})
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { r.serve(ctx, w, q) })
+	for _, s := range []*dns.Server{{
+		PacketConn: packets, Handler: handler,
+		DecorateReader: func(inner dns.Reader) dns.Reader { return allowedReader{inner, r.mayAsk} },
+	}, {
+		Listener: netutil.LimitListener(allowedListener{streams, r.mayAsk}, maxTCPClients), Handler: handler,
+		ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, IdleTimeout: func() time.Duration { return ioTimeout },
+	}} {
+		parts.Go(func() error { return activate(ctx, s) })
 	}
-	if err := parts.Wait(); err != nil && !errors.Is(err, net.ErrClosed) {
+	if err := parts.Wait(); err != nil {
 		return fmt.Errorf("dns responder: %w", err)
 	}
 	return nil
 }
 
-func (r *Responder) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
-	if !r.mayAsk(w.RemoteAddr()) {
-		return
-	}
-	answer := r.answer(ctx, q)
-	if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
-		size := dns.MinMsgSize
-		if o := q.IsEdns0(); o != nil {
-			size = min(max(int(o.UDPSize()), dns.MinMsgSize), maxUDP)
+// activate serves until ctx is done and waits for what is being answered.
+func activate(ctx context.Context, s *dns.Server) error {
+	started, ended, down := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s.NotifyStartedFunc = func() { close(started) }
+	stop := context.AfterFunc(ctx, func() {
+		defer close(down)
+		select {
+		case <-started:
+			// It only fails on a server that has not started.
+			_ = s.Shutdown()
+		case <-ended:
 		}
-		answer.Truncate(size)
+	})
+	err := s.ActivateAndServe()
+	close(ended)
+	if !stop() {
+		<-down
 	}
+	return err
+}
+
+func (r *Responder) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
+	answer := r.answer(ctx, q)
+	size := dns.MaxMsgSize
+	if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
+		size = dns.MinMsgSize
+	}
+	if opt := q.IsEdns0(); opt != nil {
+		answer.SetEdns0(maxUDP, opt.Do())
+		size = max(size, min(int(opt.UDPSize()), maxUDP))
+	}
+	answer.Truncate(size)
 	if err := w.WriteMsg(answer); err != nil {
 		r.cfg.Log.Debug("dns answer not sent", "remote", w.RemoteAddr(), "err", err)
 	}
@@ -139,90 +148,37 @@ func (r *Responder) mayAsk(from net.Addr) bool {
 		return false
 	}
 	ip := addr.Addr().Unmap().WithZone("")
-	return ip.IsLoopback() || slices.ContainsFunc(r.cfg.AllowFrom, func(p netip.Prefix) bool { return p.Contains(ip) })
+	return slices.ContainsFunc(r.cfg.AllowFrom, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// answer is the reply to one message.
-func (r *Responder) answer(ctx context.Context, q *dns.Msg) *dns.Msg {
-	switch {
-	case q.Opcode != dns.OpcodeQuery:
-		return new(dns.Msg).SetRcode(q, dns.RcodeNotImplemented)
-	case len(q.Question) != 1:
-		return new(dns.Msg).SetRcodeFormatError(q)
-	}
-	question := q.Question[0]
-	name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
-	domain, isService := strings.CutPrefix(name, service)
-	target, ok := r.lookup(domain)
-	switch {
-	case !ok:
-		return r.elsewhere(ctx, q)
-	case isService && question.Qclass == dns.ClassINET && (question.Qtype == dns.TypeSRV || question.Qtype == dns.TypeANY):
-		reply := authoritative(q)
-		reply.Answer = append(reply.Answer, &dns.SRV{
-			Hdr:    dns.RR_Header{Name: question.Name, Rrtype: dns.TypeSRV, Class: dns.ClassINET, Ttl: ttl},
-			Weight: 1, Port: target.Port(), Target: target.Addr().String() + ".",
-		})
-		return reply
-	}
-	// The name is a peer's: whatever else is asked of it has no record here, and
-	// is nobody else's to know.
-	return authoritative(q)
+// allowedReader reads packets of allowed sources: those of others are dropped
+// unread, so that not even an error can be had from here under a false address.
+type allowedReader struct {
+	dns.Reader
+	mayAsk func(net.Addr) bool
 }
 
-// lookup finds the peer domain that a name is, or lies below of as a service.
-func (r *Responder) lookup(name string) (netip.AddrPort, bool) {
-	for name != "" {
-		if target, ok := r.cfg.Answer(name); ok {
-			return target, true
+func (a allowedReader) ReadUDP(conn *net.UDPConn, timeout time.Duration) ([]byte, *dns.SessionUDP, error) {
+	for {
+		packet, session, err := a.Reader.ReadUDP(conn, timeout)
+		if err != nil || a.mayAsk(session.RemoteAddr()) {
+			return packet, session, err
 		}
-		if !strings.HasPrefix(name, "_") {
-			break
+	}
+}
+
+// allowedListener accepts connections of allowed sources and closes others.
+type allowedListener struct {
+	net.Listener
+	mayAsk func(net.Addr) bool
+}
+
+func (a allowedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := a.Listener.Accept()
+		if err != nil || a.mayAsk(conn.RemoteAddr()) {
+			return conn, err
 		}
-		_, name, _ = strings.Cut(name, ".")
+		conn.Close()
 	}
-	return netip.AddrPort{}, false
-}
-
-func authoritative(q *dns.Msg) *dns.Msg {
-	reply := new(dns.Msg).SetReply(q)
-	reply.Authoritative = true
-	reply.RecursionAvailable = true
-	return reply
-}
-
-// elsewhere answers for a name that is no peer's.
-func (r *Responder) elsewhere(ctx context.Context, q *dns.Msg) *dns.Msg {
-	if len(r.cfg.Upstream) == 0 {
-		reply := authoritative(q)
-		reply.Rcode = dns.RcodeNameError
-		return reply
-	}
-	if !r.forward.TryAcquire(1) {
-		return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
-	}
-	defer r.forward.Release(1)
-	for _, upstream := range r.cfg.Upstream {
-		reply, err := ask(ctx, q, upstream.String())
-		if err == nil {
-			reply.Id = q.Id
-			return reply
-		}
-		r.cfg.Log.Warn("upstream resolver failed", "upstream", upstream, "err", err)
-	}
-	return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
-}
-
-// ask forwards a question, by TCP if the answer does not fit UDP.
-func ask(ctx context.Context, q *dns.Msg, upstream string) (*dns.Msg, error) {
-	out := q.Copy()
-	out.Id = dns.Id()
-	out.RecursionDesired = true
-	c := dns.Client{Timeout: forwardTimeout}
-	reply, _, err := c.ExchangeContext(ctx, out, upstream)
-	if err == nil && reply.Truncated {
-		c.Net = "tcp"
-		reply, _, err = c.ExchangeContext(ctx, out, upstream)
-	}
-	return reply, err
 }
