@@ -144,10 +144,16 @@ func (n *Node) watch(ctx context.Context) error {
 	w := watcher{node: n, lost: time.Now()}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	nudge := time.NewTicker(nudgeEvery)
+	defer nudge.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-nudge.C:
+			if err := n.nudge(); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("probe: %w", err)
+			}
 		case <-n.links.changed:
 			w.report()
 		case now := <-tick.C:

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,10 +24,11 @@ const patience = 60 * time.Second
 
 var hosts atomic.Int32
 
-// newURI is a peering URI on an address that no other test has.
+// newURI is a peering URI on an address that no other test has, of this process
+// or of another that runs at the same time.
 func newURI() string {
-	n := hosts.Add(1)
-	return fmt.Sprintf("tcp://127.72.%d.%d:9000", n/200, n%200+10)
+	pid := os.Getpid()
+	return fmt.Sprintf("tcp://127.%d.%d.%d:9000", 100+pid%100, pid/100%250, hosts.Add(1))
 }
 
 func newKey(t testing.TB) ed25519.PrivateKey {
@@ -102,10 +104,16 @@ func rootKey(t testing.TB) ed25519.PrivateKey {
 	}
 }
 
-// stockRelay is a node as upstream makes it, with its own queue.
+// stockRelay is a node as upstream makes it, with its own queue, and the root of
+// the tree.
 func stockRelay(t testing.TB, listen string) *core.Core {
 	t.Helper()
-	cert, err := selfSigned(rootKey(t))
+	return stockRelayAs(t, rootKey(t), listen)
+}
+
+func stockRelayAs(t testing.TB, key ed25519.PrivateKey, listen string) *core.Core {
+	t.Helper()
+	cert, err := selfSigned(key)
 	if err != nil {
 		t.Fatal(err)
 	}
