@@ -20,12 +20,17 @@ const (
 
 	maxCode    = 64   // bytes of Refusal.Code
 	maxText    = 1024 // bytes of Refusal.Text
-	maxRefused = 32   // refusals in one ack
+	maxRefused = 16   // refusals in one ack
 
 	// What a reader buffers at most for one message: the bounds above and the
 	// few bytes of CBOR heads around them.
 	maxFrame = MaxBody + MaxID + MaxConv + 256
 	maxAck   = maxRefused*(maxCode+maxText+64) + 256
+
+	// maxPieces is how often a message may be looked at before it is complete.
+	// Each look begins anew, so that bytes sent one by one would cost most. What
+	// gateways send comes in pieces of 4 KiB and more.
+	maxPieces = 1024
 )
 
 // frame is one item on the wire. The keys are small integers and absent ones are
@@ -69,10 +74,12 @@ var (
 var (
 	encMode = must(cbor.EncOptions{}.UserBufferEncMode())
 	decMode = must(cbor.DecOptions{
-		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
-		IndefLength:      cbor.IndefLengthForbidden,
-		TagsMd:           cbor.TagsForbidden,
-		MaxNestedLevels:  4, // message, list, refusal
+		DupMapKey:   cbor.DupMapKeyEnforcedAPF,
+		IndefLength: cbor.IndefLengthForbidden,
+		TagsMd:      cbor.TagsForbidden,
+		// As little as the library can be held to: a look at a message costs no
+		// more than what these let it hold.
+		MaxNestedLevels:  4,
 		MaxArrayElements: maxRefused,
 		MaxMapPairs:      16,
 	}.DecMode())
@@ -102,6 +109,7 @@ type reader struct {
 	max        int
 	// reads counts reads of src; it changes between batches.
 	reads uint64
+	looks int // at the message that is not complete yet
 }
 
 const readerBuffer = 16 << 10
@@ -118,6 +126,7 @@ func (r *reader) next(v any) error {
 			rest, err := decMode.UnmarshalFirst(pending, v)
 			if err == nil {
 				r.start = r.end - len(rest)
+				r.looks = 0
 				return nil
 			}
 			if !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -125,6 +134,9 @@ func (r *reader) next(v any) error {
 			}
 			if len(pending) >= r.max {
 				return fmt.Errorf("decode message: %w of %d bytes", errTooLarge, r.max)
+			}
+			if r.looks++; r.looks > maxPieces {
+				return fmt.Errorf("decode message: came in more than %d pieces", maxPieces)
 			}
 		}
 		if err := r.fill(); err != nil {
