@@ -8,6 +8,7 @@ package config
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"os"
@@ -104,13 +105,10 @@ type Peer struct {
 // Limits bound what one peer can make this gateway do. Zero means "as in
 // peer_defaults".
 type Limits struct {
-	MessagesPerSecond float64  `yaml:"messages_per_second"`
-	Burst             int      `yaml:"burst"`
-	BytesPerSecond    Size     `yaml:"bytes_per_second"`
-	Streams           int      `yaml:"streams"`
-	QueueItems        int      `yaml:"queue_items"`
-	QueueBytes        Size     `yaml:"queue_bytes"`
-	TTL               Duration `yaml:"ttl"`
+	MessagesPerSecond float64 `yaml:"messages_per_second"`
+	Burst             int     `yaml:"burst"`
+	BytesPerSecond    Size    `yaml:"bytes_per_second"`
+	Streams           int     `yaml:"streams"`
 }
 
 // Metrics is the Prometheus endpoint; without an address there is none.
@@ -148,7 +146,7 @@ func Load(path string) (*Config, error) {
 	case st.Size() > maxFile:
 		return nil, fmt.Errorf("read configuration: %s has %d bytes, at most %d are read", path, st.Size(), maxFile)
 	}
-	src, err := os.ReadFile(path)
+	src, err := io.ReadAll(io.LimitReader(f, maxFile+1)) // Parse refuses more: not every file says its size
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
@@ -243,15 +241,6 @@ func (l Limits) apply(to *federation.Limits) {
 	}
 	if l.Streams > 0 {
 		to.Streams = l.Streams
-	}
-	if l.QueueItems > 0 {
-		to.QueueItems = l.QueueItems
-	}
-	if l.QueueBytes > 0 {
-		to.QueueBytes = int64(l.QueueBytes)
-	}
-	if l.TTL > 0 {
-		to.TTL = l.TTL.Std()
 	}
 }
 

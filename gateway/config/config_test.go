@@ -46,7 +46,7 @@ func TestExampleLoads(t *testing.T) {
 	if got := c.Policy("anyone").Limits; got != federation.DefaultLimits() {
 		t.Errorf("the limits that the example shows as defaults are %+v, the defaults are %+v", got, federation.DefaultLimits())
 	}
-	if got := c.Policy("bob").Limits; got.MessagesPerSecond != 50 || got.Burst != 500 || got.TTL != 7*24*time.Hour {
+	if got := c.Policy("bob").Limits; got.MessagesPerSecond != 50 || got.Burst != 500 || got.Streams != federation.DefaultLimits().Streams {
 		t.Errorf("bob's limits = %+v", got)
 	}
 	allKeys(reflect.TypeFor[Config](), func(key string) {
@@ -169,7 +169,7 @@ func TestEnvironmentWins(t *testing.T) {
 
 // A peer that neither section names may do nothing.
 func TestPolicyDeniesByDefault(t *testing.T) {
-	src := strings.Replace(minimal, "peer_defaults: {allow: [xmpp]}\n", "peers: {bob: {allow: [xmpp], limits: {ttl: 2d}}, eve: {allow: []}}\n", 1)
+	src := strings.Replace(minimal, "peer_defaults: {allow: [xmpp]}\n", "peers: {bob: {allow: [xmpp], limits: {bytes_per_second: 2kB}}, eve: {allow: []}}\n", 1)
 	c, err := Parse("yggate.yaml", []byte(src), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestPolicyDeniesByDefault(t *testing.T) {
 	if c.Policy("stranger").Allow[federation.XMPP] || c.Policy("eve").Allow[federation.XMPP] {
 		t.Error("a peer may do what no one allowed it")
 	}
-	if p := c.Policy("bob"); !p.Allow[federation.XMPP] || p.Limits.TTL != 48*time.Hour || p.Limits.Streams != federation.DefaultLimits().Streams {
+	if p := c.Policy("bob"); !p.Allow[federation.XMPP] || p.Limits.BytesPerSecond != 2000 || p.Limits.Streams != federation.DefaultLimits().Streams {
 		t.Errorf("bob = %+v", p)
 	}
 	src = strings.Replace(minimal, "{allow: [xmpp]}", "{allow: [xmpp], limits: {burst: 7}}", 1) + "peers: {eve: {allow: []}}\n"

@@ -241,8 +241,6 @@ func want(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[Size]():
 		return "a size such as 256KiB"
-	case reflect.TypeFor[Duration]():
-		return "a duration such as 30s or 7d"
 	case reflect.TypeFor[netip.AddrPort]():
 		return "an address with a port such as 127.0.0.1:5269"
 	case reflect.TypeFor[Prefix]():

@@ -210,7 +210,7 @@ func (p *Peer) validate(r *reader, key string) {
 		v    float64
 	}{
 		{"messages_per_second", l.MessagesPerSecond}, {"burst", float64(l.Burst)},
-		{"streams", float64(l.Streams)}, {"queue_items", float64(l.QueueItems)},
+		{"streams", float64(l.Streams)},
 	} {
 		at := key + ".limits." + f.name
 		if _, set := r.pos[at]; set && !(f.v > 0 && f.v < 1e12) && !r.failed(at) {

@@ -39,19 +39,6 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is not a size; write a number above 0 and its unit, such as 256KiB, 10MB or 1GiB", in)
 }
 
-// Duration is a length of time, written with its unit.
-type Duration time.Duration
-
-// Std returns the time.Duration.
-func (d Duration) Std() time.Duration { return time.Duration(d) }
-
-// UnmarshalText reads Go's forms, such as 90s, 1h30m, and whole days, as 7d.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := ParseDuration(string(text))
-	*d = Duration(v)
-	return err
-}
-
 // ParseDuration reads Go's forms, such as 90s and 1h30m, and days, as in 7d.
 func ParseDuration(in string) (time.Duration, error) {
 	in = strings.TrimSpace(in)
