@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"slices"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/pairing"
@@ -131,31 +132,32 @@ func (g *gateway) revoke(ctx context.Context, id string) (admin.Done, error) {
 	return admin.Done{Done: "The invite " + id + " is worthless now."}, nil
 }
 
-// look fetches what an invite stands for. undo takes back the peerings that were
-// tried; call it when the invite was accepted or let be.
-func (g *gateway) look(ctx context.Context, text string) (shown *pairing.Preview, e *edge, undo func(), err error) {
+// look fetches what an invite stands for.
+func (g *gateway) look(ctx context.Context, text string) (*pairing.Preview, *edge, error) {
 	inv, err := pairing.Parse(text)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	if e = g.edge.Load(); e == nil {
-		return nil, nil, nil, errStandby
+	if err := inv.Expired(time.Now()); err != nil {
+		return nil, nil, err
 	}
-	undo = e.mesh.try(inv.Peerings)
-	if shown, err = g.pairing.Preview(ctx, e.links, inv); err != nil {
-		undo()
-		return nil, nil, nil, err
+	e := g.edge.Load()
+	if e == nil {
+		return nil, nil, errStandby
 	}
-	return shown, e, undo, nil
+	if err := e.mesh.try(ctx, inv.Peerings); err != nil {
+		return nil, nil, err
+	}
+	shown, err := g.pairing.Preview(ctx, e.links, inv)
+	return shown, e, err
 }
 
 // preview shows an invite and changes nothing.
 func (g *gateway) preview(ctx context.Context, in admin.AcceptRequest) (admin.Preview, error) {
-	shown, _, undo, err := g.look(ctx, in.Invite)
+	shown, _, err := g.look(ctx, in.Invite)
 	if err != nil {
 		return admin.Preview{}, err
 	}
-	defer undo()
 	d := shown.Descriptor
 	p := admin.Preview{
 		Grid: string(d.Grid), Fingerprint: d.Grid.Fingerprint(), Name: cmp.Or(in.Name, shown.SuggestName()),
@@ -183,11 +185,10 @@ func (g *gateway) preview(ctx context.Context, in admin.AcceptRequest) (admin.Pr
 
 // accept uses an invite.
 func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Peer, error) {
-	shown, e, undo, err := g.look(ctx, in.Invite)
+	shown, e, err := g.look(ctx, in.Invite)
 	if err != nil {
 		return admin.Peer{}, err
 	}
-	defer undo()
 	name := cmp.Or(in.Name, shown.SuggestName())
 	if name == "" {
 		return admin.Peer{}, errors.New("the other grid calls itself nothing that could be its name here: give it one with --name")
@@ -196,6 +197,7 @@ func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Pee
 	if err != nil {
 		return admin.Peer{}, err
 	}
+	e.mesh.kept(shown.Invite.Peerings)
 	g.log.Info("invite accepted", "peer", peer.Name, "there", there)
 	out, err := g.peer(peer.Name)
 	out.There = string(there)

@@ -58,8 +58,10 @@ type gateway struct {
 
 // Run runs the gateway until ctx is done, and then returns nil with everything
 // closed. Its errors name the part that failed.
-func Run(ctx context.Context, o Options) (err error) {
-	g := &gateway{log: o.Log, started: time.Now(), role: plainFile{}, metrics: newMetrics()}
+func Run(ctx context.Context, o Options) error { return run(ctx, o, plainFile{}) }
+
+func run(ctx context.Context, o Options, role roleSource) (err error) {
+	g := &gateway{log: o.Log, started: time.Now(), role: role, metrics: newMetrics()}
 	g.conf.Store(o.Config)
 	for _, w := range o.Config.Warnings {
 		g.log.Warn(w)

@@ -25,11 +25,12 @@ type mesh struct {
 	door door
 
 	mu     sync.Mutex
-	learnt []string // peerings that are there because of an invite
+	learnt []string             // peerings that are there because of an invite
+	tried  map[string]time.Time // of invites that are being looked at, until when
 }
 
 func newMesh(g *gateway, changed func()) (*mesh, error) {
-	m := &mesh{g: g, door: newDoor()}
+	m := &mesh{g: g, door: newDoor(), tried: map[string]time.Time{}}
 	conf := g.conf.Load().Mesh
 	var err error
 	m.node, err = ygg.New(ygg.Config{
@@ -46,6 +47,8 @@ func (m *mesh) run(ctx context.Context) error {
 	parts.Go(func() error {
 		changed, cancel := m.g.registry.Directory().Subscribe()
 		defer cancel()
+		again := time.NewTicker(triedFor)
+		defer again.Stop()
 		for {
 			m.door.know(m.g.registry.Directory().Now())
 			if err := m.sync(ctx); err != nil && ctx.Err() == nil {
@@ -53,6 +56,7 @@ func (m *mesh) run(ctx context.Context) error {
 			}
 			select {
 			case <-changed:
+			case <-again.C:
 			case <-ctx.Done():
 				return nil
 			}
@@ -61,21 +65,32 @@ func (m *mesh) run(ctx context.Context) error {
 	return parts.Wait()
 }
 
-// sync adds the peerings that invites brought, and drops those of removed peers.
+// sync adds the peerings that invites brought, and drops those of removed peers
+// and of invites that nobody accepted.
 func (m *mesh) sync(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	rows, err := store.Peerings(ctx, m.g.store.Read())
 	if err != nil {
 		return fmt.Errorf("read learnt peerings: %w", err)
 	}
 	configured := m.g.conf.Load().Mesh.Peers
 	var want []string
-	for _, r := range rows {
-		if !slices.Contains(configured, r.URI) && !slices.Contains(want, r.URI) {
-			want = append(want, r.URI)
+	add := func(uri string) {
+		if !slices.Contains(configured, uri) && !slices.Contains(want, uri) {
+			want = append(want, uri)
 		}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	for _, r := range rows {
+		add(r.URI)
+	}
+	for uri, until := range m.tried {
+		if time.Now().After(until) {
+			delete(m.tried, uri)
+			continue
+		}
+		add(uri)
+	}
 	for _, uri := range m.learnt {
 		if !slices.Contains(want, uri) {
 			if err := m.node.RemovePeer(uri); err != nil {
@@ -94,30 +109,28 @@ func (m *mesh) sync(ctx context.Context) error {
 	return nil
 }
 
-// try adds the peerings of an invite for as long as it is looked at. What the
-// operator then accepts is stored, and kept by sync.
-func (m *mesh) try(uris []string) (undo func()) {
+// triedFor is how long the peerings of an invite are kept while its operator makes
+// up his mind. Taking them away sooner would cut a link that has just come up.
+const triedFor = 10 * time.Minute
+
+// try adds the peerings of an invite that is being looked at. Those of an invite
+// that is then accepted are stored, and outlive triedFor.
+func (m *mesh) try(ctx context.Context, uris []string) error {
+	m.mu.Lock()
+	for _, uri := range uris {
+		m.tried[uri] = time.Now().Add(triedFor)
+	}
+	m.mu.Unlock()
+	return m.sync(ctx)
+}
+
+// kept tells that an invite was accepted: the store holds its peerings now, and
+// when the peer is removed they go at once.
+func (m *mesh) kept(uris []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var added []string
 	for _, uri := range uris {
-		if slices.Contains(m.learnt, uri) || slices.Contains(m.g.conf.Load().Mesh.Peers, uri) {
-			continue
-		}
-		if err := m.node.AddPeer(uri); err != nil {
-			m.g.log.Warn("peering of the invite not usable", "uri", uri, "err", err)
-			continue
-		}
-		added = append(added, uri)
-		m.learnt = append(m.learnt, uri)
-	}
-	return func() {
-		// sync drops what nobody accepted.
-		if len(added) > 0 {
-			if err := m.sync(context.Background()); err != nil {
-				m.g.log.Warn("peerings of the invite not removed", "err", err)
-			}
-		}
+		delete(m.tried, uri)
 	}
 }
 

@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/gateway/admin"
+	"github.com/yggate/yggate/gateway/config"
+)
+
+// lease is a role that the test gives and takes.
+type lease struct {
+	grants chan context.Context
+	asked  chan struct{}
+}
+
+func (l *lease) Primary(ctx context.Context) (context.Context, error) {
+	l.asked <- struct{}{}
+	select {
+	case granted := <-l.grants:
+		return granted, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// A part that ends by itself is a fault even without an error; one that ends with
+// its context is none.
+func TestRunPart(t *testing.T) {
+	quiet := func(context.Context) error { return nil }
+	if err := runPart(t.Context(), "clock", quiet); err == nil || !strings.Contains(err.Error(), "clock") {
+		t.Errorf("a part that ended by itself: %v", err)
+	}
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := runPart(done, "clock", quiet); err != nil {
+		t.Errorf("a part that ended with its context: %v", err)
+	}
+	broken := errors.New("broken")
+	if err := runPart(done, "clock", func(context.Context) error { return broken }); !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "clock: ") {
+		t.Errorf("a part that failed: %v", err)
+	}
+}
+
+// Admin answers with the role and without it; each time the role comes the edge
+// starts in a higher epoch, and it is gone when the role is.
+func TestEdgeFollowsRole(t *testing.T) {
+	dir := t.TempDir()
+	if _, _, err := federation.CreateIdentity(dir); err != nil {
+		t.Fatal(err)
+	}
+	src := fmt.Sprintf("name: a\nstate: %s\nxmpp: {domains: [a.grid], server: 127.0.0.1:5269, listen: %s}\n", dir, freeAddr(t))
+	conf, err := config.Parse(filepath.Join(dir, "yggate.yaml"), []byte(src), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := federation.CreateKeyFile(conf.MeshKey()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	role := &lease{grants: make(chan context.Context), asked: make(chan struct{}, 1)}
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, Options{Config: conf, Log: slog.New(slog.DiscardHandler)}, role) }()
+
+	client := admin.NewClient(admin.SocketPath(dir))
+	await := func(what string, want func(admin.Status) bool) (st admin.Status) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; {
+			st, err := client.Status(ctx)
+			if err == nil && want(st) {
+				return st
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not %s; last: %+v, %v", what, st, err)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	standby := func(st admin.Status) bool { return st.Role == "standby" && !st.Edge }
+	primary := func(st admin.Status) bool { return st.Role == "primary" && st.Edge }
+	asked := func() {
+		t.Helper()
+		select {
+		case <-role.asked:
+		case err := <-ended:
+			t.Fatalf("ended: %v", err)
+		}
+	}
+	var before uint64
+	for range 2 {
+		asked()
+		await("on standby", standby)
+		if _, err := client.Route(ctx, "a.grid"); err == nil || !strings.Contains(err.Error(), "standby") {
+			t.Errorf("route on standby: %v", err)
+		}
+		primaryCtx, lose := context.WithCancelCause(ctx)
+		role.grants <- primaryCtx
+		st := await("primary", primary)
+		if st.Epoch <= before {
+			t.Errorf("epoch %d after %d", st.Epoch, before)
+		}
+		before = st.Epoch
+		lose(errors.New("another node has the lease"))
+	}
+	asked()
+	await("on standby again", standby)
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("after the end: %v", err)
+	}
+	if _, err := os.Stat(admin.SocketPath(dir)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the admin socket is still there: %v", err)
+	}
+}
+
+// freeAddr returns an address of 127/8 whose port nobody uses now.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 64+rand.IntN(64), rand.IntN(256)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
