@@ -3,7 +3,6 @@ package frame
 import (
 	"bytes"
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -101,21 +100,29 @@ func (r *Reader) declaration() error {
 	}
 }
 
-// checkDeclaration refuses other encodings and versions than UTF-8 and 1.0.
+// checkDeclaration refuses other versions than 1.0 and encodings than UTF-8.
 func checkDeclaration(decl []byte) error {
-	d := xml.NewDecoder(bytes.NewReader(decl))
-	d.CharsetReader = func(string, io.Reader) (io.Reader, error) {
-		return nil, refuse(UnsupportedEncoding, "encoding other than UTF-8")
+	rest, ended := bytes.CutSuffix(decl[len("<?xml"):], []byte("?>"))
+	if !ended {
+		return refuse(NotWellFormed, "XML declaration that does not end in \"?>\"")
 	}
-	_, err := d.RawToken()
-	var known *Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &known):
-		return known
+	rest = append(bytes.Clone(rest), '>')
+	for _, want := range []string{"version", "encoding", "standalone"} {
+		name, value, n := nextAttr(rest)
+		switch {
+		case want == "version" && (string(name) != want || string(value) != "1.0"):
+			return refuse(NotWellFormed, "XML declaration of another version than 1.0")
+		case string(name) != want: // the other two may be absent
+			continue
+		case want == "encoding" && !bytes.EqualFold(value, []byte("UTF-8")):
+			return refuse(UnsupportedEncoding, "encoding other than UTF-8")
+		}
+		rest = rest[n:]
 	}
-	return refuse(NotWellFormed, "XML declaration that cannot be read")
+	if name, _, n := nextAttr(rest); name != nil || n == 0 {
+		return refuse(NotWellFormed, "XML declaration with more than it may have")
+	}
+	return nil
 }
 
 // begin takes the start tag of a stream into force.

@@ -16,7 +16,7 @@ func TestHandshake(t *testing.T) {
 		`<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>` +
 		`<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>` +
 		// the stream restarts, with other prefixes
-		`<?xml version="1.0" encoding="utf-8"?>` + "\n" +
+		`<?xml  version = "1.0" encoding="utf-8" standalone='yes' ?>` + "\n" +
 		`<s:stream xmlns="jabber:server" xmlns:s="http://etherx.jabber.org/streams" xmlns:d="jabber:server:dialback" to="b.grid.test">` +
 		`<d:result from='a.grid.test' to='b.grid.test' type='valid'>key &amp; more</d:result><message/></s:stream>`
 	for _, wrap := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.OneByteReader} {
@@ -75,6 +75,12 @@ func TestHeaderRefused(t *testing.T) {
 		"a stanza":            {`<message to='b.grid.test'>`, frame.InvalidNamespace},
 		"closed in itself":    {`<stream:stream ` + ns + `/>`, frame.BadFormat},
 		"UTF-16":              {`<?xml version='1.0' encoding='UTF-16'?><stream:stream ` + ns + `>`, frame.UnsupportedEncoding},
+		"no XML version":      {`<?xml encoding='UTF-8'?><stream:stream ` + ns + `>`, frame.NotWellFormed},
+		"empty declaration":   {`<?xml ?><stream:stream ` + ns + `>`, frame.NotWellFormed},
+		"unended declaration": {`<?xml version='1.0'><stream:stream ` + ns + `>`, frame.NotWellFormed},
+		"odd declaration":     {`<?xml version='1.0' lang='en'?><stream:stream ` + ns + `>`, frame.NotWellFormed},
+		"text in declaration": {`<?xml version='1.0' x?><stream:stream ` + ns + `>`, frame.NotWellFormed},
+		"tag and text":        {`<a>0000&00`, frame.InvalidNamespace},
 		"XML 1.1":             {`<?xml version='1.1'?><stream:stream ` + ns + `>`, frame.NotWellFormed},
 		"other instruction":   {`<?xslt x?><stream:stream ` + ns + `>`, frame.RestrictedXML},
 		"document type":       {`<!DOCTYPE stream><stream:stream ` + ns + `>`, frame.RestrictedXML},

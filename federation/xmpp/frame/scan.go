@@ -86,7 +86,10 @@ func (s *scanner) scanTo(b []byte, until state) (n int, err error) {
 	for i < len(b) {
 		switch s.state {
 		case inText:
-			if i = s.plain(b, i); s.state == inText {
+			if until == afterElement { // plain does not stop at the end of a tag
+				i = s.plain(b, i)
+			}
+			if s.state == inText {
 				i, err = s.text(b, i)
 			}
 		case afterLess:
