@@ -45,6 +45,8 @@ type Grid struct {
 	Gateway *Gateway
 	Server  *Server
 	Issued  Issued
+	// Listen is where the gateway takes the server's s2s streams.
+	Listen netip.AddrPort
 }
 
 // NewGrid does what an operator does first: yggate init and yggate setup. Start
@@ -81,7 +83,7 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 			flags = append(flags, "--peer-domain", d)
 		}
 	}
-	g := &Grid{Name: cfg.Name}
+	g := &Grid{Name: cfg.Name, Listen: p.Gateway}
 	var err error
 	if g.Gateway, err = NewGateway(ctx, cfg.Name, filepath.Join(cfg.Dir, "yggate"), cfg.Netns, cfg.Program); err != nil {
 		return nil, err
