@@ -11,7 +11,7 @@ func Check(element []byte, lim Limits) error {
 	s := scanners.Get().(*scanner)
 	defer scanners.Put(s)
 	s.reset()
-	s.lim, s.ambient = lim.orDefault(), nil
+	s.lim = lim.orDefault()
 	switch {
 	case len(element) == 0 || element[0] != '<':
 		return refuse(BadFormat, "text before the element")

@@ -68,6 +68,11 @@ var refused = []struct {
 	{"attribute without value", "<message id/>", frame.NotWellFormed},
 	{"attribute without quotes", "<message id=1/>", frame.NotWellFormed},
 	{"slash within tag", "<message / id='1'>", frame.NotWellFormed},
+	{"brace in name", "<messag{></messag{>", frame.NotWellFormed},
+	{"backquote in name", "<messag`></messag`>", frame.NotWellFormed},
+	{"brace in attribute name", "<message typ{='1' id='1'/>", frame.NotWellFormed},
+	{"local name with digit first", "<message xmlns:a='u'><a:1/></message>", frame.NotWellFormed},
+	{"stream's prefix below another", "<x:a xmlns:x='u'><db:b/></x:a>", frame.NotWellFormed},
 	{"name with digit first", "<1message/>", frame.NotWellFormed},
 	{"space before name", "< message/>", frame.NotWellFormed},
 	{"unbound element prefix", "<message><x:y/></message>", frame.NotWellFormed},
@@ -157,21 +162,23 @@ func rest(r *frame.Reader) ([]string, error) {
 
 func TestAccepted(t *testing.T) {
 	for name, in := range map[string]string{
-		"CDATA":                 "<message><body><![CDATA[a < b && c > d ]] ]> <!-- -->]]></body></message>",
-		"empty CDATA":           "<message><![CDATA[]]></message>",
-		"brackets before CDATA": "<message>]]<![CDATA[]]]]><![CDATA[>]]></message>",
-		"references":            "<message id='&amp;&lt;&gt;&apos;&quot;'>&#65;&#x1F600;&#x000000041;</message>",
-		"greater-than in value": "<message id='a>b' to=\"it's\"/>",
-		"white space in tags":   "<message\n id = '1'\t><body ></body\r\n></message >",
-		"other scripts":         "<message id='Ωμέγα'><größe>Привет, 世界 😀</größe></message>",
-		"bound prefixes":        "<message xmlns:x='u:x'><x:a x:b='1' b='2'><y:c xmlns:y='u:y' y:d='' x:d=''/></x:a></message>",
-		"prefix rebound":        "<message xmlns:x='u:1'><a xmlns:x='u:2' xmlns:y='u:1' x:k='1' y:k='2'/></message>",
-		"xml prefix":            "<message xml:lang='en' xml:space='preserve' xmlns:xml='http://www.w3.org/XML/1998/namespace'/>",
-		"64 elements deep":      strings.Repeat("<a>", 64) + strings.Repeat("</a>", 64),
-		"64 attributes":         "<message" + attributes(64) + "/>",
-		"as large as may be":    sized(262144),
-		"dialback":              "<db:result from='a' to='b'>37c69b</db:result>",
-		"stream error":          "<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
+		"CDATA":                    "<message><body><![CDATA[a < b && c > d ]] ]> <!-- -->]]></body></message>",
+		"empty CDATA":              "<message><![CDATA[]]></message>",
+		"brackets before CDATA":    "<message>]]<![CDATA[]]]]><![CDATA[>]]></message>",
+		"references":               "<message id='&amp;&lt;&gt;&apos;&quot;'>&#65;&#x1F600;&#x000000041;</message>",
+		"greater-than in value":    "<message id='a>b' to=\"it's\"/>",
+		"bracket and greater-than": "<message>a]>b]]&gt;</message>",
+		"prefix after a child":     "<message xmlns:x='u'><a xmlns:y='v'><b/><y:c/></a><x:b/></message>",
+		"white space in tags":      "<message\n id = '1'\t><body ></body\r\n></message >",
+		"other scripts":            "<message id='Ωμέγα'><größe>Привет, 世界 😀</größe></message>",
+		"bound prefixes":           "<message xmlns:x='u:x'><x:a x:b='1' b='2'><y:c xmlns:y='u:y' y:d='' x:d=''/></x:a></message>",
+		"prefix rebound":           "<message xmlns:x='u:1'><a xmlns:x='u:2' xmlns:y='u:1' x:k='1' y:k='2'/></message>",
+		"xml prefix":               "<message xml:lang='en' xml:space='preserve' xmlns:xml='http://www.w3.org/XML/1998/namespace'/>",
+		"64 elements deep":         strings.Repeat("<a>", 64) + strings.Repeat("</a>", 64),
+		"64 attributes":            "<message" + attributes(64) + "/>",
+		"as large as may be":       sized(262144),
+		"dialback":                 "<db:result from='a' to='b'>37c69b</db:result>",
+		"stream error":             "<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, wrap := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.OneByteReader} {
@@ -189,6 +196,36 @@ func TestAccepted(t *testing.T) {
 				t.Errorf("Check: %v", err)
 			}
 		})
+	}
+}
+
+// TestSizeIsExact: a read that brings the whole element makes it no smaller.
+func TestSizeIsExact(t *testing.T) {
+	for _, size := range []int{len(good), len(good) - 1} {
+		_, err := frame.NewReader(strings.NewReader(good), frame.Limits{Stanza: size}).Next()
+		if size == len(good) && err != nil {
+			t.Errorf("as large as may be: %v", err)
+		}
+		if size < len(good) {
+			wantCondition(t, err, frame.PolicyViolation)
+		}
+	}
+}
+
+func TestTotalIsCountedAnew(t *testing.T) {
+	lim := frame.Limits{Total: len(good) + 1}
+	r := frame.NewReader(strings.NewReader(strings.Repeat(good, 3)), lim)
+	for i := range 3 {
+		_, err := r.Next()
+		if i < 2 && err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			r.SetLimits(lim)
+		}
+		if i == 2 {
+			wantCondition(t, err, frame.PolicyViolation)
+		}
 	}
 }
 
@@ -279,6 +316,31 @@ func TestBombs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLargeStanzaIsForgotten: what one large stanza needed is given back.
+func TestLargeStanzaIsForgotten(t *testing.T) {
+	const streams = 100
+	large := sized(250_000)
+	var readers [streams]*frame.Reader
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range readers {
+		// The second read brings nothing of the first.
+		readers[i] = frame.NewReader(io.MultiReader(strings.NewReader(large), strings.NewReader(good)), frame.DefaultLimits())
+		for range 2 {
+			if _, err := readers[i].Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / streams; each > 64<<10 {
+		t.Errorf("a stream keeps %d bytes", each)
+	}
+	runtime.KeepAlive(&readers)
 }
 
 func TestReaderAllocatesNothing(t *testing.T) {

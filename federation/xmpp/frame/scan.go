@@ -252,7 +252,7 @@ func (s *scanner) endTag(b []byte, i int) (int, error) {
 		if end >= len(b) {
 			return i, errShort
 		}
-		if string(b[i:end]) != string(start.of(b)) || class[b[end]]&nameByte != 0 {
+		if string(b[i:end]) != string(start.of(b)) {
 			return i, refuse(NotWellFormed, "end tag that does not match its start tag")
 		}
 		i = end

@@ -15,6 +15,7 @@ func TestParseTop(t *testing.T) {
 		"<message\n to = \"d'artagnan&amp;co@b/x&#x20;y\"\tfrom=''/>": "message from= to=d'artagnan&co@b/x y type=- id=- empty",
 		"<message xmlns='jabber:server' id='>'>":                      "message from=- to=- type=- id=>",
 		"<message xmlns='jabber&#58;server'/>":                        "message from=- to=- type=- id=- empty",
+		"<iq to='a\r\nb\tc'/>":                                        "iq from=- to=a b c type=- id=- empty",
 		"<message xmlns:x='u' x:from='evil' from='good'></message>":   "message from=good to=- type=- id=-",
 		"<db:result from='a' to='b'>k</db:result>":                    "other from=a to=b type=- id=-",
 		"<x:message xmlns:x='jabber:server' from='a'/>":               "other from=a to=- type=- id=- empty",
@@ -143,7 +144,7 @@ func checkReply(t *testing.T, in string, reply []byte) {
 
 func TestErrorReplyEscapes(t *testing.T) {
 	in := `<iq type="get" id="'&lt;&#10;" from="o'neil@x/&quot;&gt;&amp;" to='b"@y'/>`
-	got, ok := frame.ErrorReply([]byte(in), "gone", "cancel", "\x00'\xff<", `'"`)
+	got, ok := frame.ErrorReply([]byte(in), "gone", "cancel", "\x00'\xff\uffff<", `'"`)
 	if !ok {
 		t.Fatal("no answer")
 	}

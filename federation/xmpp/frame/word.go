@@ -25,10 +25,10 @@ func zero(w uint64) uint64 { return (w - ones) &^ w & highs }
 // unusual flags control characters and bytes beyond ASCII.
 func unusual(w uint64) uint64 { return ((w - 0x20*ones) | w) & highs }
 
-// lower flags, all of them rightly up to the first byte beyond ASCII, the
-// letters a to z.
+// lower flags the letters a to z. Bytes beyond ASCII are never flagged: they set
+// the high bit of both sums or of neither.
 func lower(w uint64) uint64 {
-	return (w + (0x80-'a')*ones) &^ (w + (0x80-'z'-1)*ones) &^ w & highs
+	return (w + (0x80-'a')*ones) &^ (w + (0x80-'z'-1)*ones) & highs
 }
 
 // below has all bits of the first n bytes set; n is less than 8.
