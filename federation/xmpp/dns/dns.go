@@ -107,21 +107,16 @@ func (r *Responder) Run(ctx context.Context) error {
 
 // activate serves until ctx is done and waits for what is being answered.
 func activate(ctx context.Context, s *dns.Server) error {
-	started, ended, down := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	s.NotifyStartedFunc = func() { close(started) }
-	stop := context.AfterFunc(ctx, func() {
-		defer close(down)
-		select {
-		case <-started:
-			// It only fails on a server that has not started.
-			_ = s.Shutdown()
-		case <-ended:
-		}
-	})
+	down := make(chan error, 1)
+	stop := func() bool { return true }
+	// Only a server that has started can be shut down, and it says so in here,
+	// from within ActivateAndServe.
+	s.NotifyStartedFunc = func() {
+		stop = context.AfterFunc(ctx, func() { down <- s.Shutdown() })
+	}
 	err := s.ActivateAndServe()
-	close(ended)
 	if !stop() {
-		<-down
+		err = errors.Join(err, <-down)
 	}
 	return err
 }

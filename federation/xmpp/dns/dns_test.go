@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -28,7 +29,7 @@ var gateway = netip.MustParseAddrPort("127.0.10.11:5299")
 // peers answers as the adapter does.
 func peers(domain string) (netip.AddrPort, bool) {
 	switch domain {
-	case "b.grid.example", "conference.b.grid.example":
+	case "b.grid.example", "conference.b.grid.example", "xn--bcher-kva.example":
 		return gateway, true
 	case "six.grid.example":
 		return netip.MustParseAddrPort("[::1]:5269"), true
@@ -138,6 +139,8 @@ func TestAnswers(t *testing.T) {
 		{"_XMPP-server._tcp.B.Grid.Example.", mdns.TypeSRV, "NOERROR _XMPP-server._tcp.B.Grid.Example. 30 IN SRV 0 1 5299 127.0.10.11."},
 		{"_xmpp-server._tcp.b.grid.example.", mdns.TypeANY, "NOERROR _xmpp-server._tcp.b.grid.example. 30 IN SRV 0 1 5299 127.0.10.11."},
 		{"_xmpp-server._tcp.conference.b.grid.example.", mdns.TypeSRV, "NOERROR _xmpp-server._tcp.conference.b.grid.example. 30 IN SRV 0 1 5299 127.0.10.11."},
+		{"_xmpp-server._tcp.XN--bcher-kva.example.", mdns.TypeSRV, "NOERROR _xmpp-server._tcp.XN--bcher-kva.example. 30 IN SRV 0 1 5299 127.0.10.11."},
+		{"_xmpp-server._tcp.b\\195\\188cher.example.", mdns.TypeSRV, "NXDOMAIN not in ."}, // DNS carries A-labels
 		{"_xmpp-server._tcp.six.grid.example.", mdns.TypeSRV, "NOERROR _xmpp-server._tcp.six.grid.example. 30 IN SRV 0 1 5269 ::1."},
 		{"_xmpp-server._tcp.b.grid.example.", mdns.TypeA, "NOERROR not in b.grid.example."},
 		{"_xmpp-server._tcp.b.grid.example.", mdns.TypeTXT, "NOERROR not in b.grid.example."},
@@ -362,4 +365,40 @@ func TestAddressTaken(t *testing.T) {
 	if err := r.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), at.String()) {
 		t.Errorf("Run: %v", err)
 	}
+}
+
+// TestRunEnds: after Run nothing of it is left, not even with a client that
+// stays connected.
+func TestRunEnds(t *testing.T) {
+	before := runtime.NumGoroutine()
+	at, stop := startStoppable(t, dns.Config{})
+	conn, err := mdns.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.WriteMsg(new(mdns.Msg).SetQuestion("_xmpp-server._tcp.b.grid.example.", mdns.TypeSRV)); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := conn.ReadMsg(); err != nil || len(reply.Answer) != 1 {
+		t.Fatalf("before: %v, %v", reply, err)
+	}
+	stop()
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := conn.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("a client that stayed: %v, %v, want the end", reply, err)
+	}
+	packets, err := net.ListenPacket("udp", at.String())
+	if err != nil {
+		t.Fatalf("the port is not free: %v", err)
+	}
+	defer packets.Close()
+	streams, err := net.Listen("tcp", at.String())
+	if err != nil {
+		t.Fatalf("the port is not free: %v", err)
+	}
+	defer streams.Close()
+	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 }
