@@ -3,6 +3,7 @@ package tcp_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,11 +16,12 @@ import (
 
 var nodes atomic.Int32
 
-// newNode has an address that no other node of this test run has.
+// newNode has an address that no other node has, of this process or of another
+// that runs at the same time.
 func newNode(t *testing.T, cfg tcp.Config) *tcp.Transport {
 	t.Helper()
-	n := nodes.Add(1)
-	cfg.IP = fmt.Sprintf("127.71.%d.%d", n/200, n%200+10)
+	pid := os.Getpid()
+	cfg.IP = fmt.Sprintf("127.%d.%d.%d", 100+pid%100, pid/100%250, nodes.Add(1))
 	tr, err := tcp.New(cfg)
 	if err != nil {
 		t.Fatal(err)

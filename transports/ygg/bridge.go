@@ -24,6 +24,8 @@ const (
 	// measured best through relays with stock queues; it is local, since TCP
 	// agrees on segment sizes end to end.
 	mtu = chunk - 1
+	// readAhead is how many packets may wait to be handled, 4 MiB at most.
+	readAhead = 128
 )
 
 // bridge carries IPv6 packets between the netstack and the overlay. It is the
@@ -38,9 +40,11 @@ type bridge struct {
 	// started is told in probes, Unix nanoseconds.
 	started int64
 
-	// received and sent count packets, those of core's own protocol and those
-	// that are dropped here included.
-	received, sent atomic.Uint64
+	in chan packet
+	// received counts packets, those of core's own protocol and those that are
+	// dropped here included; sent those of the netstack and answers to probes;
+	// dropped those that found the queue full.
+	received, sent, dropped atomic.Uint64
 
 	mu   sync.RWMutex
 	disp stack.NetworkDispatcher
@@ -50,14 +54,23 @@ type bridge struct {
 var _ stack.LinkEndpoint = (*bridge)(nil)
 
 func newBridge(pc *encrypted.PacketConn, self publicKey, t *table, accept func(publicKey) bool, log *slog.Logger) *bridge {
-	b := &bridge{pc: pc, self: self.ip(), table: t, accept: accept, log: log, started: time.Now().UnixNano()}
+	b := &bridge{pc: pc, self: self.ip(), table: t, accept: accept, log: log, started: time.Now().UnixNano(), in: make(chan packet, readAhead)}
 	b.bufs.New = func() any { buf := make([]byte, chunk); return &buf }
 	return b
 }
 
-// read hands packets to the netstack until the packet connection is closed.
-// It must never set a read deadline: ironwood panics after one has passed.
+// packet is a packet as it was read, its type included, and who sent it.
+type packet struct {
+	from publicKey
+	view *buffer.View
+}
+
+// read queues packets for handle until the packet connection is closed. It does
+// nothing else, and drops what the queue has no room for: handling a packet may
+// send one, and ironwood takes none while it waits for its reader. Nor must it
+// set a read deadline: ironwood panics after one has passed.
 func (b *bridge) read() error {
+	defer close(b.in)
 	view := buffer.NewViewSize(chunk)
 	defer func() { view.Release() }()
 	for {
@@ -67,34 +80,47 @@ func (b *bridge) read() error {
 		}
 		b.received.Add(1)
 		addr, ok := from.(types.Addr)
-		if !ok || len(addr) != len(publicKey{}) {
-			continue
+		if !ok || len(addr) != len(publicKey{}) || n < 2 || view.AsSlice()[0] != sessionTraffic {
+			continue // not least core's own protocol: node info and debug questions
 		}
-		msg := view.AsSlice()[:n]
-		if n < 2 || msg[0] != sessionTraffic {
-			continue // core's own protocol: node info and debug questions
+		p := packet{from: publicKey(addr)}
+		if n > chunk/2 {
+			p.view, view = view, buffer.NewViewSize(chunk)
+			p.view.CapLength(n)
+		} else {
+			// A small packet must not hold a large chunk in a receive queue.
+			p.view = buffer.NewViewWithData(view.AsSlice()[:n])
 		}
-		key := publicKey(addr)
-		r := b.table.key(key)
+		select {
+		case b.in <- p:
+		default:
+			b.dropped.Add(1)
+			p.view.Release()
+		}
+	}
+}
+
+// handle answers probes and gives the netstack what may reach it.
+func (b *bridge) handle() error {
+	for p := range b.in {
+		msg := p.view.AsSlice()
+		r := b.table.key(p.from)
 		if msg[1]>>4 != header.IPv6Version {
-			if err := b.handleProbe(msg, key, r); err != nil {
+			err := b.handleProbe(msg, p.from, r)
+			p.view.Release()
+			if err != nil {
 				return fmt.Errorf("answer probe: %w", err)
 			}
 			continue
 		}
-		if r = b.admit(msg[1:], key, r); r == nil {
+		if b.admit(msg[1:], p.from, r) == nil {
+			p.view.Release()
 			continue
 		}
-		if n > chunk/2 {
-			view.CapLength(n)
-			view.TrimFront(1)
-			b.deliver(view)
-			view = buffer.NewViewSize(chunk)
-		} else {
-			// A small packet must not hold a large chunk in a receive queue.
-			b.deliver(buffer.NewViewWithData(msg[1:]))
-		}
+		p.view.TrimFront(1)
+		b.deliver(p.view)
 	}
+	return nil
 }
 
 // deliver gives the netstack one packet, and the view with it.
@@ -171,6 +197,7 @@ func (b *bridge) WritePackets(l stack.PacketBufferList) (int, tcpip.Error) {
 		if r == nil {
 			continue
 		}
+		b.sent.Add(1)
 		if err := b.send(msg, r); err != nil {
 			return n, &tcpip.ErrClosedForSend{}
 		}
@@ -181,7 +208,6 @@ func (b *bridge) WritePackets(l stack.PacketBufferList) (int, tcpip.Error) {
 // send copies msg into ironwood's queue; the only errors left are those of a
 // closed connection, since keys and sizes are right by construction.
 func (b *bridge) send(msg []byte, r *remote) error {
-	b.sent.Add(1)
 	_, err := b.pc.WriteTo(msg, r.to)
 	return err
 }

@@ -33,7 +33,7 @@ const (
 	provenTime = 8 * time.Second
 	// answerGrace is how long the SYN that went out together with the first
 	// probe may be overdue after the answer before a fresh one replaces it.
-	answerGrace = 30 * time.Millisecond
+	answerGrace = 250 * time.Millisecond
 )
 
 // parseNode reads a node's name: the 64 hex digits of its public key.

@@ -146,6 +146,12 @@ func (n *Node) run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
+		if err := n.bridge.handle(); err != nil && ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
 		<-ctx.Done()
 		n.end()
 		// Resets go out while the packet connection is still there.

@@ -96,5 +96,6 @@ func (b *bridge) handleProbe(msg []byte, from publicKey, r *remote) error {
 		return nil
 	}
 	r.replied.Store(now)
+	b.sent.Add(1)
 	return b.sendProbe(probeAnswer, r)
 }
