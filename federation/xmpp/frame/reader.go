@@ -181,18 +181,19 @@ func (r *Reader) fail(err error) error {
 	return err
 }
 
-// fill reads once. The buffer holds the element at hand and room for a read; it
-// is given up after an element that needed more than the usual.
+// fill reads once. The buffer holds the element at hand and room for a read. It
+// grows with the element, and up to readSize with what comes at a time; it is
+// given up after an element that needed more.
 func (r *Reader) fill() {
 	have := r.Buffered()
 	want := cap(r.buf)
 	switch {
+	case want == 0:
+		want = idleSize
 	case have == 0 && want > 2*readSize:
 		want = readSize
-	case have > want/2:
+	case have > want/2, len(r.buf) == want && want < readSize:
 		want *= 2
-	case r.from == 0 && len(r.buf) == 0 && want == 0:
-		want = idleSize
 	}
 	if want != cap(r.buf) {
 		r.buf = append(make([]byte, 0, want), r.buf[r.from:]...)

@@ -43,6 +43,26 @@ func TestReaderYieldsStanzas(t *testing.T) {
 	}
 }
 
+// TestBusyStream: what comes fast is read and handed on in large pieces.
+func TestBusyStream(t *testing.T) {
+	r := frame.NewReader(&endless{piece: chat}, frame.DefaultLimits())
+	var batch [][]byte
+	for range 10 {
+		var err error
+		if batch, err = r.Batch(batch[:0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(batch) * len(chat); n < 30<<10 {
+		t.Errorf("%d bytes in a batch", n)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		batch, _ = r.Batch(batch[:0])
+	}); n != 1 {
+		t.Errorf("%v allocations a batch, want 1", n)
+	}
+}
+
 func TestBatchIsOwned(t *testing.T) {
 	in := bytes.Repeat(append([]byte(" "), chat...), 50)
 	r := frame.NewReader(bytes.NewReader(in), frame.DefaultLimits())
