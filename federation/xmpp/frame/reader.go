@@ -195,9 +195,10 @@ func (r *Reader) fill() {
 	case have > want/2, len(r.buf) == want && want < readSize:
 		want *= 2
 	}
-	if want != cap(r.buf) {
+	switch {
+	case want != cap(r.buf):
 		r.buf = append(make([]byte, 0, want), r.buf[r.from:]...)
-	} else {
+	case r.from > 0: // not again for each small piece of a large element
 		r.buf = r.buf[:copy(r.buf, r.buf[r.from:])]
 	}
 	r.from = 0
