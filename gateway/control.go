@@ -28,6 +28,7 @@ func (g *gateway) serveAdmin(ctx context.Context) error {
 func (g *gateway) control() http.Handler {
 	type none struct{}
 	mux := http.NewServeMux()
+	admin.Handle(mux, "GET /{$}", func(r *http.Request, _ none) (admin.Status, error) { return g.status(), nil })
 	admin.Handle(mux, "GET /v1/status", func(r *http.Request, _ none) (admin.Status, error) { return g.status(), nil })
 	admin.Handle(mux, "POST /v1/reload", func(r *http.Request, _ none) (admin.Done, error) { return g.reload(r.Context()) })
 	admin.Handle(mux, "GET /v1/peers", func(r *http.Request, _ none) ([]admin.Peer, error) { return g.peers(), nil })

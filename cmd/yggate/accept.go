@@ -32,17 +32,17 @@ func runAccept(ctx context.Context, sh *shell, c *command, args []string) error 
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, *wait)
-	defer cancel()
 	req := admin.AcceptRequest{Invite: rest[0], Name: *name}
-	p, err := cl.Preview(ctx, req)
+	p, err := within(ctx, *wait, func(ctx context.Context) (admin.Preview, error) { return cl.Preview(ctx, req) })
 	if err != nil {
 		return err
 	}
+	if req.Name = p.Name; req.Name == "" {
+		return badUsage("--name is needed: the other grid calls itself nothing that could be its name here")
+	}
 	if !*yes {
 		tellPreview(sh, p)
-		cancel() // a person may take longer than the network
-		ok, err := confirm(sh, "Become peers?")
+		ok, err := confirm(ctx, sh, "Become peers?")
 		if err != nil {
 			return err
 		}
@@ -50,11 +50,8 @@ func runAccept(ctx context.Context, sh *shell, c *command, args []string) error 
 			fmt.Fprintln(sh.out, "Nothing was changed. The invite is good until it expires.")
 			return &toldError{errors.New("declined")}
 		}
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), *wait)
-		defer cancel()
 	}
-	req.Name = p.Name
-	peer, err := cl.Accept(ctx, req)
+	peer, err := within(ctx, *wait, func(ctx context.Context) (admin.Peer, error) { return cl.Accept(ctx, req) })
 	if err != nil {
 		return err
 	}
@@ -72,9 +69,20 @@ func runAccept(ctx context.Context, sh *shell, c *command, args []string) error 
 	return nil
 }
 
+// within gives one request its time; what a person takes to answer in between
+// does not count.
+func within[T any](ctx context.Context, d time.Duration, do func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return do(ctx)
+}
+
 func tellPreview(sh *shell, p admin.Preview) {
 	fmt.Fprintf(sh.out, "Invite of the grid\n\n  %s\n\n", p.Fingerprint)
 	fmt.Fprintf(sh.out, "  your name for it   %s\n", p.Name)
+	if p.Known != "" {
+		fmt.Fprintf(sh.out, "  it is known as     %s\n", p.Known)
+	}
 	for _, d := range p.Domains {
 		fmt.Fprintf(sh.out, "  it claims          %s %s (%s)\n", d.Protocol, d.Domain, d.Status)
 	}

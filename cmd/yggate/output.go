@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -66,17 +67,32 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// confirm asks a question whose safe answer is no.
-func confirm(sh *shell, question string) (bool, error) {
+// confirm asks a question whose safe answer is no. Ctrl-C is an answer as well.
+func confirm(ctx context.Context, sh *shell, question string) (bool, error) {
 	fmt.Fprintf(sh.out, "%s [y/N] ", question)
-	answer, err := bufio.NewReader(io.LimitReader(sh.in, 1024)).ReadString('\n')
-	if err != nil && err != io.EOF {
-		return false, fmt.Errorf("read the answer: %w", err)
+	type line struct {
+		text string
+		err  error
 	}
-	if err == io.EOF {
+	read := make(chan line, 1)
+	go func() {
+		text, err := bufio.NewReader(io.LimitReader(sh.in, 1024)).ReadString('\n')
+		read <- line{text, err}
+	}()
+	var answer line
+	select {
+	case answer = <-read:
+	case <-ctx.Done(): // the process ends, and with it the read
 		fmt.Fprintln(sh.out)
+		return false, context.Cause(ctx)
 	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
+	switch {
+	case answer.err == io.EOF:
+		fmt.Fprintln(sh.out)
+	case answer.err != nil:
+		return false, fmt.Errorf("read the answer: %w", answer.err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer.text)) {
 	case "y", "yes":
 		return true, nil
 	}
