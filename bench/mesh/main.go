@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -63,6 +64,7 @@ func main() {
 	bytes := flag.Int64("bytes", 256<<20, "most bytes of one throughput sample")
 	seconds := flag.Float64("seconds", 2.5, "longest throughput sample")
 	only := flag.String("only", "", "measure only the subjects whose names contain this")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of the rounds to this file")
 	strict := flag.Bool("strict", false, "exit with an error when a goal is missed")
 	flag.Parse()
 	entries := []*entry{
@@ -73,10 +75,32 @@ func main() {
 		{name: "embedded, MTU 1280", open: newEmbedder},
 		{name: "wireguard-go netstack", open: newWireGuard},
 	}
+	stop, err := startProfile(*profile)
+	if err != nil {
+		exit(err)
+	}
 	missed := run(entries, *only, *rounds, limits{Bytes: *bytes, Seconds: *seconds})
+	if err := stop(); err != nil {
+		exit(err)
+	}
 	if *strict && missed > 0 {
 		exit(fmt.Errorf("%d goals missed", missed))
 	}
+}
+
+// startProfile profiles this process, not the helpers, until stop is called.
+func startProfile(path string) (stop func() error, err error) {
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error { pprof.StopCPUProfile(); return f.Close() }, nil
 }
 
 func exit(err error) {
