@@ -192,13 +192,13 @@ func TestPeeringsAtRunTime(t *testing.T) {
 // TestListenTaken wants Run to fail, not to go on without the listener.
 func TestListenTaken(t *testing.T) {
 	uri := newURI()
-	start(t, Config{Listen: []string{uri}})
-	eventually(t, "Run reports the address in use", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		err := newNode(t, Config{Listen: []string{uri}}).Run(ctx)
-		return errors.Is(err, syscall.EADDRINUSE)
-	})
+	n := start(t, Config{Listen: []string{uri}})
+	<-n.ready // or the other would have the address first
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := newNode(t, Config{Listen: []string{uri}}).Run(ctx); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("Run: %v, want that the address is in use", err)
+	}
 }
 
 // TestRetry counts dials at a peer that hangs up at once. With core's backoff
