@@ -149,8 +149,29 @@ func (g *gateway) look(ctx context.Context, text string) (*pairing.Preview, *edg
 	if err := e.mesh.try(ctx, inv.Peerings); err != nil {
 		return nil, nil, err
 	}
-	shown, err := g.pairing.Preview(ctx, e.links, inv)
+	var shown *pairing.Preview
+	err = patiently(ctx, func() (err error) {
+		shown, err = g.pairing.Preview(ctx, e.links, inv)
+		return err
+	})
 	return shown, e, err
+}
+
+// patiently repeats a request for as long as the far end asks for patience: it
+// slows strangers down, and an operator who pairs is one. Nothing was done there.
+func patiently(ctx context.Context, request func() error) error {
+	for {
+		err := request()
+		var refusal *pairing.Error
+		if !errors.As(err, &refusal) || refusal.Status != http.StatusTooManyRequests {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // preview shows an invite and changes nothing.
@@ -194,7 +215,12 @@ func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Pee
 	if name == "" {
 		return admin.Peer{}, errors.New("the other grid calls itself nothing that could be its name here: give it one with --name")
 	}
-	peer, there, err := g.pairing.Accept(ctx, e.links, shown, name)
+	var peer *federation.Peer
+	var there federation.State
+	err = patiently(ctx, func() (err error) {
+		peer, there, err = g.pairing.Accept(ctx, e.links, shown, name)
+		return err
+	})
 	if err != nil {
 		return admin.Peer{}, err
 	}
