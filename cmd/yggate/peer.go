@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
 )
 
@@ -92,11 +93,7 @@ func peerRows(peers []admin.Peer) [][]string {
 				domains = append(domains, d.Domain+" ("+d.Status+")")
 			}
 		}
-		grid := p.Grid
-		if len(grid) > 8 {
-			grid = grid[:8]
-		}
-		rows = append(rows, []string{p.Name, p.State, linkWord(p), ago(p.LastHeard), strings.Join(domains, " "), grid})
+		rows = append(rows, []string{p.Name, p.State, linkWord(p), ago(p.LastHeard), strings.Join(domains, " "), federation.GridID(p.Grid).Short()})
 	}
 	return rows
 }

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
+	"github.com/yggate/yggate/transports"
 )
 
 var cmdStatus = command{
@@ -90,11 +92,7 @@ func missing(st admin.Status, up []string) error {
 
 func tellStatus(sh *shell, st admin.Status) error {
 	w := sh.out
-	grid := st.Grid
-	if len(grid) > 8 {
-		grid = grid[:8]
-	}
-	fmt.Fprintf(w, "%s   grid %s   yggate %s   up %s   %s", st.Name, grid, st.Version, short(time.Since(st.Started)), st.Role)
+	fmt.Fprintf(w, "%s   grid %s   yggate %s   up %s   %s", st.Name, federation.GridID(st.Grid).Short(), st.Version, short(time.Since(st.Started)), st.Role)
 	if st.Epoch > 0 {
 		fmt.Fprintf(w, ", epoch %d", st.Epoch)
 	}
@@ -113,24 +111,10 @@ func tellStatus(sh *shell, st admin.Status) error {
 			fmt.Fprintf(w, "! %s: %s\n", p.Name, p.LastError)
 		}
 	}
-	var rows [][]string
-	for _, t := range st.Transports {
-		for _, p := range t.Peerings {
-			state := "down " + p.LastError
-			if p.Up {
-				state = "up " + short(p.Latency)
-			}
-			dir := "out"
-			if p.Inbound {
-				dir = "in"
-			}
-			rows = append(rows, []string{p.URI, dir, strings.TrimSpace(state), short(p.Uptime)})
-		}
-	}
-	if err := section(w, []string{"MESH PEERING", "DIR", "STATE", "UPTIME"}, rows); err != nil {
+	if err := section(w, []string{"MESH PEERING", "DIR", "STATE", "UPTIME"}, peeringRows(st.Transports)); err != nil {
 		return err
 	}
-	rows = nil
+	var rows [][]string
 	for _, s := range st.Streams {
 		rows = append(rows, []string{s.From + " -> " + s.To, s.Dir, strings.TrimSpace(s.State + " " + s.LastError)})
 	}
@@ -149,6 +133,24 @@ func tellStatus(sh *shell, st admin.Status) error {
 		rows = append(rows, []string{d.Domain, d.Peer, "yggate domain assign " + d.Domain + " PEER"})
 	}
 	return section(w, []string{"CONFLICT", "CLAIMED BY", "DECIDE WITH"}, rows)
+}
+
+func peeringRows(all []transports.Status) [][]string {
+	var rows [][]string
+	for _, t := range all {
+		for _, p := range t.Peerings {
+			state := "down " + p.LastError
+			if p.Up {
+				state = "up " + short(p.Latency)
+			}
+			dir := "out"
+			if p.Inbound {
+				dir = "in"
+			}
+			rows = append(rows, []string{p.URI, dir, strings.TrimSpace(state), short(p.Uptime)})
+		}
+	}
+	return rows
 }
 
 func section(w interface{ Write([]byte) (int, error) }, heading []string, rows [][]string) error {
