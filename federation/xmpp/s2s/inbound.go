@@ -2,7 +2,6 @@ package s2s
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -153,7 +152,7 @@ func (in *inbound) handshake(ctx context.Context) error {
 	if err := in.send("<proceed xmlns='%s'/>", frame.NSTLS); err != nil {
 		return err
 	}
-	state, err := in.secure(ctx, tls.Server, config)
+	state, err := in.secure(ctx, gatheringServer, config)
 	if err != nil {
 		return err
 	}
