@@ -23,6 +23,8 @@ func roundTrip(t *testing.T, g *Streams, h *recorder, id string) {
 	h.wait(t, func(got, failed []string) bool {
 		return containsAll(got, "a.grid>b.grid <iq ", "id='"+id+"'") || len(failed) > 0
 	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if len(h.failed) > 0 {
 		t.Fatal(h.failed, h.why)
 	}
@@ -96,7 +98,9 @@ func TestRealServersRestart(t *testing.T) {
 					t.Fatal(err)
 				}
 				h.wait(t, func(_, failed []string) bool { return contains(failed, "lost") })
+				h.mu.Lock()
 				h.failed = nil
+				h.mu.Unlock()
 
 				real.start()
 				up := time.Now()
