@@ -24,7 +24,7 @@ const (
 	minStreams    = 8
 	maxStreams    = receiveBudget / minWindow
 
-	peerFrame    = 256 << 10 // fewer wake-ups on bulk; read buffer of a connection
+	peerFrame    = 64 << 10 // fewer wake-ups on bulk; every connection and lane holds a buffer of this size
 	peerHeader   = 16 << 10
 	unknownFrame = 16 << 10 // the smallest that HTTP/2 allows
 

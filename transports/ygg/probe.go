@@ -32,8 +32,9 @@ const (
 	fastProbe = 100 * time.Millisecond
 	slowProbe = time.Second
 	fastTime  = 5 * time.Second
-	// keepProbe is the interval toward nodes with streams that are silent.
-	keepProbe = time.Second
+	// keepProbe is the interval toward nodes with streams that are silent. The
+	// heartbeats of a live link are more frequent, so that it costs no probes.
+	keepProbe = 4 * time.Second
 	// replyEvery is the least time between two answers to one key.
 	replyEvery = 20 * time.Millisecond
 )
