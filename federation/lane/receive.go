@@ -162,9 +162,7 @@ func (in *inbound) deliver(ctx context.Context, f *frame) (*Refusal, error) {
 
 func (in *inbound) writeAcks(stream io.Writer) error {
 	var buf bytes.Buffer
-	pace := pacer{every: ackEvery}
 	for {
-		pace.pause(nil)
 		a, ok := in.acks.take()
 		if !ok {
 			return nil

@@ -95,26 +95,24 @@ func (s *session) serve(w *window) error {
 	return err
 }
 
-// write sends what is put into the window, in batches; see pacer.
+// write sends what is put into the window. It flushes whenever nothing more
+// waits, so that an item is never held back for the next.
 func (s *session) write(ctx context.Context, w *window, stream io.Writer) error {
 	var (
 		batch = make([]Item, takeItems)
 		buf   bytes.Buffer
 		f     frame
-		pace  = pacer{every: writeEvery}
-		full  bool // the last batch: more waits, and nothing would be gathered
 	)
 	for {
-		if !full {
+		n, seq := w.take(batch)
+		if n == 0 {
 			select {
 			case <-w.wake:
+				continue
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			pace.pause(ctx.Done())
 		}
-		n, seq := w.take(batch)
-		full = n == len(batch)
 		for i := range batch[:n] {
 			it := &batch[i]
 			f = frame{Seq: seq + uint64(i), ID: it.ID, Kind: kindNumber[it.Kind], Conv: it.Conv, Body: it.Body}

@@ -2,6 +2,7 @@ package s2s
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -152,7 +153,7 @@ func (in *inbound) handshake(ctx context.Context) error {
 	if err := in.send("<proceed xmlns='%s'/>", frame.NSTLS); err != nil {
 		return err
 	}
-	state, err := in.secure(ctx, gatheringServer, config)
+	state, err := in.secure(ctx, tls.Server, config)
 	if err != nil {
 		return err
 	}
