@@ -70,7 +70,7 @@ func isChar(r rune) bool {
 // space is spaces and references are what they stand for (XML 1.0 §3.3.3). The
 // result is b itself where nothing has to change.
 func unescape(b []byte) []byte {
-	if bytes.IndexAny(b, "&\t\n\r") < 0 {
+	if !bytes.ContainsAny(b, "&\t\n\r") {
 		return b
 	}
 	out := make([]byte, 0, len(b))

@@ -41,16 +41,7 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 	s.metrics.handshake(dirIn, outcome(err))
 	in.log = in.log.With("domain", in.from, "to", in.to)
 	if err == nil {
-		defer func() { <-s.inUse }()
-		s.serverUp(in.from)
-		s.metrics.open(dirIn, 1)
-		defer s.metrics.open(dirIn, -1)
-		defer s.opened(in)()
-		in.log.Debug("stream from the local server is open")
-		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
-		defer stop()
-		err = in.relay(ctx)
-		in.mourn(err)
+		err = in.carry(ctx, conn)
 	}
 	level := slog.LevelInfo
 	switch {
@@ -61,6 +52,22 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 	}
 	in.log.Log(ctx, level, "stream from the local server has ended", "remote", conn.RemoteAddr(), "err", err)
 	in.end(err)
+}
+
+// carry relays an authenticated stream. When it returns the stream's place is free
+// again, so that a server that is told of the end may come back at once.
+func (in *inbound) carry(ctx context.Context, conn net.Conn) error {
+	defer func() { <-in.s.inUse }()
+	in.s.serverUp(in.from)
+	in.s.metrics.open(dirIn, 1)
+	defer in.s.metrics.open(dirIn, -1)
+	defer in.s.opened(in)()
+	in.log.Debug("stream from the local server is open")
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
+	defer stop()
+	err := in.relay(ctx)
+	in.mourn(err)
+	return err
 }
 
 // mourn tells the handler if the stream ended because its server died. A server

@@ -171,7 +171,8 @@ var hosts atomic.Uint32
 // freeAddr is an address of 127/8 that no other process or test uses.
 func freeAddr() string {
 	pid := os.Getpid()
-	return fmt.Sprintf("127.%d.%d.%d:5269", 64+pid>>8&63, pid&255, hosts.Add(1))
+	n := hosts.Add(1)
+	return fmt.Sprintf("127.%d.%d.%d:%d", 64+pid>>8&63, pid&255, 1+n%250, 5269+n/250)
 }
 
 // couple joins a gateway with another Streams in the part of the local server
