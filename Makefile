@@ -27,15 +27,19 @@ check: $(STATICCHECK) ## gofmt, vet, staticcheck and the tests that take no serv
 	go vet ./...
 	go vet -tags integration ./...
 	$(STATICCHECK) -tags integration ./...
-	go test ./...
+	go test -parallel 8 ./... # they wait more than they work
 
 test: deps ## install what is missing, then every test there is and the demo; CI runs this
 	$(MAKE) check
-	CGO_ENABLED=1 go test -race -tags integration -count=1 ./...
+	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./...
 	DEMO_ONCE=1 $(MAKE) demo
 
 race: ## the tests that take no servers, with the race detector
 	CGO_ENABLED=1 go test -race ./...
+
+SEEDS ?= 100000
+sim: ## run SEEDS (100000) simulated worlds against the rules of the durable lanes
+	go test -count=1 -timeout 0 -v -run '^TestSimulation$$' ./federation/lane/journal -seeds $(SEEDS)
 
 fuzz: ## run every fuzz target for FUZZTIME (30s) each
 	tools/fuzz $(FUZZTIME)
@@ -56,4 +60,4 @@ $(STATICCHECK): tools/go.mod tools/go.sum
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: build install check test race fuzz bench demo deps help
+.PHONY: build install check test race sim fuzz bench demo deps help

@@ -41,6 +41,9 @@ var layers = merge(
 	rows(exchange, vocabulary, nil),
 	rows(adapters, below, nil),
 	map[string]layer{
+		"federation/lane":         {may: list(vocabulary, "federation/lane/journal")},
+		"federation/lane/journal": {},
+
 		"federation/xmpp":         {may: list(below, xmpp...)},
 		"federation/xmpp/frame":   {},
 		"federation/xmpp/dns":     {},
@@ -58,6 +61,7 @@ var layers = merge(
 		"gateway/internal/peertest":           {may: []string{"federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
 		"gateway/internal/bench":              {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
+		"gateway/internal/chaos":              {may: []string{"federation/xmpp/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},
 		"bench/mesh":                          {may: list(carriers, "transports")},

@@ -1,6 +1,10 @@
 // Package lane carries items between two gateways in order. It knows neither
-// what an item means (an adapter's Handler does) nor how the peer is reached (a
-// Streams does).
+// what an item means (an adapter's Handler and Recipient do) nor how the peer is
+// reached (a Streams does).
+//
+// Memory has the lane Eph, for what is worth nothing later. Durable has the
+// others, whose items wait on disk while a peer is away, by the rules of package
+// journal.
 package lane
 
 import (
@@ -17,9 +21,15 @@ import (
 // which they were sent; lanes do not wait for each other.
 type Name string
 
-// Eph is the memory-only lane: what it holds is given back, not kept, when the
-// link to the peer ends.
-const Eph Name = "eph"
+// The lanes.
+const (
+	// Eph is memory-only: what it holds is given back, not kept, when the link to
+	// the peer ends.
+	Eph Name = "eph"
+	// Chat and Room are durable: messages between users, and those of group chats.
+	Chat Name = "chat"
+	Room Name = "room"
+)
 
 // Item is one thing to carry: a stanza, a publication, a bridged event.
 type Item struct {
@@ -32,6 +42,11 @@ type Item struct {
 	Conv string
 	// Expires is when the item is given up; zero means by the lane's own rule.
 	Expires time.Time
+	// At is when the gateway of the sending grid took the item; Put sets it.
+	At time.Time
+	// Source names an item that came from a peer, for good and among all that
+	// came from it. It is empty on Eph.
+	Source string
 	// Body is owned by the lane once it is sent.
 	Body []byte
 }
@@ -57,6 +72,47 @@ type Handler interface {
 	// why is a *Refusal, or wraps federation.ErrPeerDown. It must not block.
 	Returned(peer *federation.Peer, it Item, why error)
 }
+
+// Outbox is how an adapter hands items to a peer that may be away.
+type Outbox interface {
+	// Put takes items for a durable lane, in order. It returns as soon as they
+	// wait for the disk, and blocks while too much does. stored is called once,
+	// when all of them are on disk or none will be, in the order of the calls;
+	// it must not block. Its errors: ErrFull where the peer's quota is used up,
+	// federation.ErrPeerNotActive, or what is wrong with the store, which has
+	// been tried for as long as a sender should wait. After an error of Put
+	// itself none was taken and stored is not called.
+	//
+	// What is on disk is taken by the peer's gateway once, or comes back by way
+	// of Recipient.GiveBack, once.
+	Put(ctx context.Context, peer federation.GridID, lane Name, stored func(error), items ...Item) error
+}
+
+// Recipient is what an adapter does with the items of durable lanes.
+type Recipient interface {
+	// Hand gives items of one conversation from a peer to the local server, in
+	// order, and returns when the local server has them. settled is how many of
+	// them, from the first, need nothing more: delivered, or answered to their
+	// sender by way of the Outbox (with an ID made of Item.Source, so that the
+	// answer is not doubled if this life of the gateway ends in between). After
+	// an error the others are handed again, later; they may then have been
+	// delivered already, and keep what identifies them to the server.
+	Hand(ctx context.Context, peer *federation.Peer, items []Item) (settled int, err error)
+	// GiveBack tells the sender of an item, in its own protocol, that the peer
+	// does not get it: why is ErrExpired, ErrDropped, or wraps
+	// federation.ErrPeerNotActive. After an error it is given back again, later.
+	GiveBack(ctx context.Context, peer *federation.Peer, it Item, why error) error
+}
+
+// Errors of the durable lanes.
+var (
+	// ErrFull: the queue to the peer is as long as its quota allows.
+	ErrFull = errors.New("the queue to the peer is full")
+	// ErrExpired: the peer was away for longer than the item was to wait.
+	ErrExpired = errors.New("the peer could not be reached in time")
+	// ErrDropped: the operator took the item out of the queue.
+	ErrDropped = errors.New("dropped by the operator")
+)
 
 // Refusal is a receiver's reasoned no to one item. It crosses the wire.
 type Refusal struct {

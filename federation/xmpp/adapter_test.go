@@ -92,7 +92,7 @@ func TestRandomTriples(t *testing.T) {
 		if fromDomain == self && toDomain == far && self != "" && far != "" {
 			want = owners[far]
 		}
-		err := a.Stanzas(ctx, self, far, [][]byte{stanza})
+		err := a.Stanzas(ctx, self, far, [][]byte{stanza}, func() {})
 		if remote != want || local != "" || (err == nil) != (fromDomain == self && toDomain == far && self != "" && far != "") {
 			t.Fatalf("seed %d, triple %d: %s on %s -> %s went to %q (%v), want %q", seed, i, stanza, self, far, remote, err, want)
 		}
@@ -203,7 +203,7 @@ func TestBatch(t *testing.T) {
 	for i, from := range []string{"a.grid", "a.grid", "a.grid", "c.grid", "a.grid"} {
 		batch = append(batch, fmt.Appendf(nil, "<message id='%d' from='x@%s' to='y@b.grid'/>", i, from))
 	}
-	err = a.Stanzas(context.Background(), "a.grid", "b.grid", batch)
+	err = a.Stanzas(context.Background(), "a.grid", "b.grid", batch, func() {})
 	if err == nil || conditionOf(err) != "invalid-from" {
 		t.Errorf("error %v, want invalid-from", err)
 	}
@@ -232,7 +232,7 @@ func TestLaneLimit(t *testing.T) {
 	}), localFunc(w.toLocal))
 	small := []byte("<message from='alice@a.grid' to='bob@b.grid'/>")
 	large := fmt.Appendf(nil, "<message from='alice@a.grid' to='bob@b.grid'>%s</message>", strings.Repeat("x", lane.MaxBody))
-	if err := a.Stanzas(context.Background(), "a.grid", "b.grid", [][]byte{small, large, small}); err != nil || sent != 2 {
+	if err := a.Stanzas(context.Background(), "a.grid", "b.grid", [][]byte{small, large, small}, func() {}); err != nil || sent != 2 {
 		t.Errorf("%d sent, error %v", sent, err)
 	}
 	if n := len(a.peer("bob").toLocal.take()); n != 1 {
@@ -257,7 +257,7 @@ func TestBouncesPushBack(t *testing.T) {
 		go func() {
 			stanza := []byte("<message from='alice@a.grid' to='bob@b.grid'/>")
 			for {
-				if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{stanza}); err != nil {
+				if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{stanza}, func() {}); err != nil {
 					done <- err
 					return
 				}
@@ -331,7 +331,7 @@ func TestMetrics(t *testing.T) {
 	deliver("<message from='bob@b.grid' to='carol@c.grid'/>")
 	deliver("<message from='bob@b.grid' to='carol@c.grid'/>")
 	w.down["bob"] = true
-	if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{[]byte("<iq type='get' from='a.grid' to='b.grid'/>")}); err != nil {
+	if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{[]byte("<iq type='get' from='a.grid' to='b.grid'/>")}, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	got := gather(t, reg)

@@ -56,7 +56,7 @@ func BenchmarkStanzas(b *testing.B) {
 			b.SetBytes(int64(len(c.stanza) * c.batch))
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := a.Stanzas(b.Context(), "a.grid", "b.grid", batch); err != nil {
+				if err := a.Stanzas(b.Context(), "a.grid", "b.grid", batch, func() {}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -257,7 +257,7 @@ func (w *world) do(t *testing.T, at string, l line) {
 		if l.arg != "" {
 			d.from, d.to, _ = strings.Cut(l.arg, " ")
 		}
-		err = w.adapter.Stanzas(ctx, d.from, d.to, [][]byte{stanza})
+		err = w.adapter.Stanzas(ctx, d.from, d.to, [][]byte{stanza}, func() {})
 	case "P":
 		name := l.arg
 		if name == "" {

@@ -58,7 +58,7 @@ func (m *modelServer) run(ctx context.Context) {
 			if !ok {
 				panic("no addresses: " + string(s))
 			}
-			_ = a.Stanzas(ctx, r.from, r.to, [][]byte{s}) // ends with the gateway
+			_ = a.Stanzas(ctx, r.from, r.to, [][]byte{s}, func() {}) // ends with the gateway
 		}
 		select {
 		case <-m.wake:

@@ -29,7 +29,8 @@ func (a *Adapter) Open(from, to string) error {
 // What cannot be sent goes back to the local server as stanza errors; the error
 // returned is for the stream, where an address is not of the stream's domains
 // (RFC 6120 §4.9.3.7 and §4.9.3.9).
-func (a *Adapter) Stanzas(ctx context.Context, from, to string, batch [][]byte) error {
+func (a *Adapter) Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error {
+	defer settled()
 	owner, unroutable := a.cfg.Directory.Now().Route(federation.XMPP, to)
 	p := a.peerOf(owner)
 	out := outgoing{a: a, p: p, from: from, to: to, owner: owner, items: make([]lane.Item, 0, len(batch))}

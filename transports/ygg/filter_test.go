@@ -138,6 +138,7 @@ func TestRefusedKeyCostsNothing(t *testing.T) {
 // TestHalfOpenBounded floods from a key that is let in but never completes a
 // handshake: another key's streams must open meanwhile, and the remains go away.
 func TestHalfOpenBounded(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	n := start(t, Config{Listen: []string{uri}})
 	echo(t, n, 7)
@@ -172,6 +173,7 @@ func TestHalfOpenBounded(t *testing.T) {
 
 // TestForgedPackets sends what must not pass even from a key that is let in.
 func TestForgedPackets(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	n := start(t, Config{Listen: []string{uri}})
 	echo(t, n, 7)
@@ -223,6 +225,7 @@ func TestForgedPackets(t *testing.T) {
 
 // TestAcceptByKey has one key let in and another not, at the same node.
 func TestAcceptByKey(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	friend, stranger := newNode(t, Config{Peers: []string{uri}}), newNode(t, Config{Peers: []string{uri}})
 	n := start(t, Config{Listen: []string{uri}, Accept: func(a transports.Addr) bool { return a == friend.Self() }})
@@ -258,6 +261,7 @@ func TestAcceptByKey(t *testing.T) {
 
 // TestReplyRate asks far more often than answers are given.
 func TestReplyRate(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	n := start(t, Config{Listen: []string{uri}})
 	<-n.ready

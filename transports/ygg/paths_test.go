@@ -21,6 +21,7 @@ const openTime = 15 * time.Second
 // TestRestart restarts the far node with the same key, which leaves this one
 // with a session that the other knows nothing of, and dials at once.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	relay := newURI()
 	stockRelay(t, relay)
 	a := start(t, Config{Peers: []string{relay}})
@@ -66,6 +67,7 @@ func TestRestart(t *testing.T) {
 
 // TestLatePeering dials first and lets the network come afterwards.
 func TestLatePeering(t *testing.T) {
+	t.Parallel()
 	relay := newURI()
 	a, b := start(t, Config{}), start(t, Config{})
 	echo(t, b, 7)
@@ -98,6 +100,7 @@ func TestLatePeering(t *testing.T) {
 
 // TestDialSaysWhy wants errors that tell an operator where to look.
 func TestDialSaysWhy(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	a := start(t, Config{})
 	b := start(t, Config{Listen: []string{uri}, Accept: func(transports.Addr) bool { return false }})
@@ -204,6 +207,7 @@ func TestListenTaken(t *testing.T) {
 // TestRetry counts dials at a peer that hangs up at once. With core's backoff
 // alone, ten of them take more than a minute.
 func TestRetry(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	l, err := net.Listen("tcp", strings.TrimPrefix(uri, "tcp://"))
 	if err != nil {

@@ -153,6 +153,7 @@ func TestStockHost(t *testing.T) {
 
 // TestSchemes peers over every carrier that both ends of can be had here.
 func TestSchemes(t *testing.T) {
+	t.Parallel()
 	for _, scheme := range []string{"tcp", "tls", "quic", "ws", "unix"} {
 		t.Run(scheme, func(t *testing.T) {
 			uri := strings.Replace(newURI(), "tcp", scheme, 1)

@@ -202,6 +202,7 @@ func wantEcho(t testing.TB, c net.Conn) {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	t.Run("direct", func(t *testing.T) {
 		transporttest.Run(t, func(t *testing.T) (a, b transports.Transport) {
 			uri := newURI()

@@ -19,7 +19,8 @@ type counter struct {
 
 func (c *counter) Open(string, string) error { return nil }
 
-func (c *counter) Stanzas(_ context.Context, _, _ string, batch [][]byte) error {
+func (c *counter) Stanzas(_ context.Context, _, _ string, batch [][]byte, settled func()) error {
+	defer settled()
 	if c.n.Add(int64(len(batch))) == c.tell.Load() {
 		c.done <- struct{}{}
 	}

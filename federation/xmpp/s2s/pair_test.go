@@ -42,7 +42,8 @@ func (r *recorder) Open(from, to string) error {
 	return nil
 }
 
-func (r *recorder) Stanzas(ctx context.Context, from, to string, batch [][]byte) error {
+func (r *recorder) Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error {
+	defer settled()
 	if r.take != nil {
 		if err := r.take(ctx); err != nil {
 			return err

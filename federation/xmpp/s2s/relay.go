@@ -23,7 +23,7 @@ func (in *inbound) relay(ctx context.Context) error {
 			n := stanzas(rest)
 			if n > 0 {
 				in.s.metrics.carried(dirIn, n, size(rest[:n]))
-				if err := in.s.handler.Stanzas(ctx, in.from, in.to, rest[:n]); err != nil {
+				if err := in.s.handler.Stanzas(ctx, in.from, in.to, rest[:n], func() {}); err != nil {
 					return fmt.Errorf("take stanzas: %w", err)
 				}
 			}

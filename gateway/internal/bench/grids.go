@@ -15,7 +15,7 @@ import (
 // startGrids starts two paired grids whose gateways are peered directly.
 func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func() error, err error) {
 	var started []*peertest.Grid
-	stop = func() error {
+	stopAll := func() error {
 		var errs []error
 		for _, g := range started {
 			errs = append(errs, g.Stop())
@@ -24,7 +24,7 @@ func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, stop())
+			err = errors.Join(err, stopAll())
 		}
 	}()
 	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
@@ -49,7 +49,7 @@ func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func
 	}); err != nil {
 		return nil, nil, nil, err
 	}
-	return a, b, stop, peertest.Pair(ctx, a, b)
+	return a, b, stopAll, peertest.Pair(ctx, a, b)
 }
 
 var metricsIP = peertest.Loopback()
