@@ -14,9 +14,12 @@ const applicationID = 0x79676774
 //go:embed schema/1.sql
 var schema1 string
 
+//go:embed schema/2.sql
+var schema2 string
+
 // migrations take the schema from version i to i+1. A released one is never
 // changed; testdata holds a frozen database of each version to prove that.
-var migrations = []string{schema1}
+var migrations = []string{schema1, schema2}
 
 // migrate brings the schema up to date, in one transaction.
 func migrate(ctx context.Context, db *sql.DB, migrations []string) (err error) {

@@ -82,6 +82,9 @@ func TestUpgradeOfEveryFrozenSchema(t *testing.T) {
 				t.Errorf("upgraded schema\n%s\nfresh schema\n%s", got, fresh)
 			}
 			checkFrozenRows(t, s)
+			if version >= 2 {
+				checkFrozenLanes(t, s)
+			}
 		})
 	}
 }
@@ -111,6 +114,30 @@ func checkFrozenRows(t *testing.T, s *Store) {
 	}
 	if e, err := s.NextEpoch(ctx); err != nil || e <= 1795000000 {
 		t.Errorf("epoch %d, %v", e, err)
+	}
+}
+
+func checkFrozenLanes(t *testing.T, s *Store) {
+	t.Helper()
+	ctx := t.Context()
+	if l, err := s.OutLanes(ctx); err != nil || len(l) != 1 ||
+		l[0] != (OutLane{1, "gridbbbb", "chat", Pos{1795000000, 8}, Pos{1795000000, 6}, 2, 300}) {
+		t.Errorf("out lanes %+v, %v", l, err)
+	}
+	if it, err := s.OutItems(ctx, 1, Pos{1795000000, 7}, 10, 1000); err != nil || len(it) != 1 || string(it[0].Body) != "<m/>" || !it[0].Expires.IsZero() {
+		t.Errorf("outbox %+v, %v", it, err)
+	}
+	if l, err := s.InLanes(ctx); err != nil || len(l) != 1 || l[0] != (InLane{1, "gridbbbb", "chat", Pos{1794999999, 12}, 1795000000}) {
+		t.Errorf("in lanes %+v, %v", l, err)
+	}
+	if it, err := s.InItems(ctx, 1); err != nil || len(it) != 1 || it[0].Pos != (Pos{1794999999, 12}) || it[0].Conv != "bob@b.grid alice@a.grid" {
+		t.Errorf("inbox %+v, %v", it, err)
+	}
+	if known, err := s.KnownTaken(ctx, 1, [][]byte{{0xbb, 0x12}, {0xbb}}); err != nil || !known[0] || known[1] {
+		t.Errorf("taken %v, %v", known, err)
+	}
+	if d, err := s.Untold(ctx, "gridbbbb", 0, 10); err != nil || len(d) != 1 || d[0].Reason != "expired" || d[0].Died.UnixMilli() != 1795000000127 {
+		t.Errorf("dead %+v, %v", d, err)
 	}
 }
 

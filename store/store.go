@@ -35,11 +35,14 @@ type Store struct {
 	writer *sql.DB // one connection, which only loop uses after Open
 	reader *sql.DB
 
+	writes []*sql.Stmt // by writeStmt
+	reads  []*sql.Stmt // by readStmt
+
 	jobs    chan *job
 	stop    chan struct{}
 	stopped chan struct{}
 
-	commits, writes atomic.Uint64
+	commits, written atomic.Uint64
 }
 
 // ErrClosed is what Write returns after Close.
@@ -94,7 +97,7 @@ func open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	s.reader.SetMaxOpenConns(readers)
 	s.reader.SetMaxIdleConns(readers)
-	return s, s.reader.PingContext(ctx)
+	return s, s.prepare(ctx)
 }
 
 // createFile makes the file that SQLite would make itself, but readable by no

@@ -57,7 +57,7 @@ type Stats struct {
 }
 
 // Stats returns the counts.
-func (s *Store) Stats() Stats { return Stats{Commits: s.commits.Load(), Writes: s.writes.Load()} }
+func (s *Store) Stats() Stats { return Stats{Commits: s.commits.Load(), Writes: s.written.Load()} }
 
 // loop is the only user of the writing connection.
 func (s *Store) loop() {
@@ -98,7 +98,7 @@ func (s *Store) commit(batch []*job) {
 		if culprit < 0 {
 			if err == nil {
 				s.commits.Add(1)
-				s.writes.Add(uint64(len(batch)))
+				s.written.Add(uint64(len(batch)))
 			}
 			for _, j := range batch {
 				if err != nil {

@@ -1,0 +1,68 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"time"
+)
+
+// takenChunk is how many ids one query looks up; shorter ones are filled with NULL,
+// which is equal to nothing.
+const takenChunk = 32
+
+var (
+	knownTaken = prepareRead(`SELECT mid FROM taken WHERE in_lane = ? AND mid IN (?` + strings.Repeat(`, ?`, takenChunk-1) + `)`)
+
+	addTaken   = prepareWrite(`INSERT INTO taken (in_lane, mid, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`)
+	purgeTaken = prepareWrite(`DELETE FROM taken WHERE (in_lane, mid) IN
+		(SELECT in_lane, mid FROM taken WHERE at < ? ORDER BY at LIMIT ?)`)
+)
+
+// AddTaken remembers ids that were taken on a lane.
+func (s *Store) AddTaken(tx *sql.Tx, lane int64, ids [][]byte, at time.Time) error {
+	st := s.in(tx, addTaken)
+	for _, id := range ids {
+		if _, err := st.Exec(lane, blob(id), millis(at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// KnownTaken says for each id whether it was taken on a lane.
+func (s *Store) KnownTaken(ctx context.Context, lane int64, ids [][]byte) ([]bool, error) {
+	known := make(map[string]bool)
+	for i := 0; i < len(ids); i += takenChunk {
+		args := make([]any, 1+takenChunk)
+		args[0] = lane
+		for j, id := range ids[i:min(i+takenChunk, len(ids))] {
+			args[1+j] = blob(id)
+		}
+		mids, err := collectStmt(ctx, s.read(knownTaken), func(row scanner) (mid []byte, err error) {
+			err = row.Scan(&mid)
+			return mid, err
+		}, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, mid := range mids {
+			known[string(mid)] = true
+		}
+	}
+	out := make([]bool, len(ids))
+	for i, id := range ids {
+		out[i] = known[string(id)]
+	}
+	return out, nil
+}
+
+// PurgeTaken forgets the oldest of the ids that were taken before a time, at most
+// limit of them, and returns how many.
+func (s *Store) PurgeTaken(tx *sql.Tx, before time.Time, limit int) (int64, error) {
+	res, err := s.in(tx, purgeTaken).Exec(millis(before), limit)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
