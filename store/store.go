@@ -16,7 +16,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -42,7 +41,9 @@ type Store struct {
 	stop    chan struct{}
 	stopped chan struct{}
 
-	commits, written atomic.Uint64
+	path   string
+	health health
+	count  counters
 }
 
 // ErrClosed is what Write returns after Close.
@@ -69,6 +70,8 @@ func open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{
+		path:    path,
+		health:  health{now: Health{State: HealthOK, Since: now()}},
 		jobs:    make(chan *job),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 )
 
 // maxBatch bounds how many writes share one commit; beyond some 128 the gain is
@@ -52,12 +54,39 @@ func (s *Store) Write(ctx context.Context, fn func(*sql.Tx) error) error {
 
 // Stats counts since Open; Writes per Commits is how well the group commit works.
 type Stats struct {
-	Commits uint64
-	Writes  uint64 // in those commits, failed ones included
+	Commits    uint64
+	Writes     uint64        // in those commits, failed ones included
+	LastBatch  int           // writes in the newest commit
+	CommitTime time.Duration // spent in COMMIT, which is waiting for the disk
+	Failed     uint64        // transactions that failed as a whole
+}
+
+type counters struct {
+	mu sync.Mutex
+	Stats
 }
 
 // Stats returns the counts.
-func (s *Store) Stats() Stats { return Stats{Commits: s.commits.Load(), Writes: s.written.Load()} }
+func (s *Store) Stats() Stats {
+	s.count.mu.Lock()
+	defer s.count.mu.Unlock()
+	return s.count.Stats
+}
+
+func (c *counters) committed(writes int, took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Commits++
+	c.Writes += uint64(writes)
+	c.LastBatch = writes
+	c.CommitTime += took
+}
+
+func (c *counters) failed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Failed++
+}
 
 // loop is the only user of the writing connection.
 func (s *Store) loop() {
@@ -90,49 +119,72 @@ func (s *Store) collect(first *job) []*job {
 // errBroken says that the shared transaction is gone.
 var errBroken = errors.New("the transaction was undone")
 
+// Each write of a batch stands behind a savepoint.
+var (
+	savepoint = prepareWrite(`SAVEPOINT job`)
+	release   = prepareWrite(`RELEASE job`)
+	undo      = prepareWrite(`ROLLBACK TO job`)
+)
+
 // commit runs a batch. A write that breaks the shared transaction is answered
 // with its error, and the rest starts over in a new one.
 func (s *Store) commit(batch []*job) {
 	for len(batch) > 0 {
 		culprit, err := s.attempt(batch)
-		if culprit < 0 {
-			if err == nil {
-				s.commits.Add(1)
-				s.written.Add(uint64(len(batch)))
-			}
-			for _, j := range batch {
-				if err != nil {
-					j.err = err
-				}
-				close(j.done)
-			}
-			return
+		if culprit >= 0 {
+			close(batch[culprit].done)
+			batch = append(batch[:culprit], batch[culprit+1:]...)
+			continue
 		}
-		close(batch[culprit].done)
-		batch = append(batch[:culprit], batch[culprit+1:]...)
+		for _, j := range batch {
+			if err != nil {
+				j.err = err
+			}
+			close(j.done)
+		}
+		return
 	}
 }
 
 // attempt runs all jobs in one transaction. culprit is the index of the job that
 // broke it, or -1; then err, if any, concerns all of them.
 func (s *Store) attempt(jobs []*job) (culprit int, err error) {
+	if err := s.health.damaged(); err != nil {
+		return -1, err
+	}
 	tx, err := s.writer.BeginTx(context.Background(), nil)
 	if err != nil {
-		return -1, fmt.Errorf("begin: %w", err)
+		return -1, s.failed(fmt.Errorf("begin: %w", err))
 	}
 	for i, j := range jobs {
-		j.err = s.runOne(tx, j)
-		if errors.Is(j.err, errBroken) {
-			if err := tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
+		broken := false
+		if broken, j.err = s.runOne(tx, j, len(jobs) == 1); !broken && j.err == nil {
+			continue
+		}
+		if stateOf(j.err, s.path) != "" {
+			// It is the database and not the write: the others would fare alike.
+			return -1, s.failed(errors.Join(j.err, ignoreDone(tx.Rollback())))
+		}
+		if broken {
+			if err := ignoreDone(tx.Rollback()); err != nil {
 				j.err = errors.Join(j.err, err)
 			}
 			return i, nil
 		}
 	}
+	begun := time.Now()
 	if err := tx.Commit(); err != nil {
-		return -1, errors.Join(fmt.Errorf("commit: %w", err), ignoreDone(tx.Rollback()))
+		return -1, s.failed(errors.Join(fmt.Errorf("commit: %w", err), ignoreDone(tx.Rollback())))
 	}
+	s.count.committed(len(jobs), time.Since(begun))
+	s.health.set(HealthOK, "")
 	return -1, nil
+}
+
+// failed takes note of a transaction that failed as a whole.
+func (s *Store) failed(err error) error {
+	s.count.failed()
+	return s.saw(err)
 }
 
 func ignoreDone(err error) error {
@@ -142,25 +194,33 @@ func ignoreDone(err error) error {
 	return err
 }
 
-// runOne runs one job behind a savepoint. The savepoint is released in either
-// case; that this fails is how a transaction that SQLite has undone is noticed.
-func (s *Store) runOne(tx *sql.Tx, j *job) error {
-	if err := j.ctx.Err(); err != nil {
-		return context.Cause(j.ctx)
+// runOne runs one job. broken says that the transaction cannot go on.
+//
+// A job beside others stands behind a savepoint. That is released in either case;
+// that this fails is how a transaction that SQLite has undone is noticed. A job that
+// is alone needs none: what it did is undone with the transaction, and one that
+// SQLite has undone it refuses to commit.
+func (s *Store) runOne(tx *sql.Tx, j *job, alone bool) (broken bool, err error) {
+	if j.ctx.Err() != nil {
+		return false, context.Cause(j.ctx)
 	}
-	if _, err := tx.Exec("SAVEPOINT job"); err != nil {
-		return fmt.Errorf("%w: %w", errBroken, err)
+	if alone {
+		err := callJob(tx, j)
+		return err != nil, err
+	}
+	if _, err := s.in(tx, savepoint).Exec(); err != nil {
+		return true, fmt.Errorf("%w: %w", errBroken, err)
 	}
 	fnErr := callJob(tx, j)
-	if fnErr != nil || j.panic != nil {
-		if _, err := tx.Exec("ROLLBACK TO job"); err != nil {
-			return fmt.Errorf("%w: %w: %w", fnErr, errBroken, err)
+	if fnErr != nil {
+		if _, err := s.in(tx, undo).Exec(); err != nil {
+			return true, fmt.Errorf("%w: %w: %w", fnErr, errBroken, err)
 		}
 	}
-	if _, err := tx.Exec("RELEASE job"); err != nil {
-		return fmt.Errorf("%w: %w", errBroken, err)
+	if _, err := s.in(tx, release).Exec(); err != nil {
+		return true, fmt.Errorf("%w: %w", errBroken, err)
 	}
-	return fnErr
+	return false, fnErr
 }
 
 // callJob turns a panic of fn into one of its caller, so that it harms no one else.
