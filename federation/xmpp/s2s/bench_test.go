@@ -31,6 +31,8 @@ func (c *counter) Failed(_, _ string, stanzas [][]byte, err error) { panic(err) 
 
 func (*counter) LocalLost(string) {}
 
+func (*counter) LocalBack(string) {}
+
 // BenchmarkStream is the way of a stanza from Send over TLS on loopback to the
 // Handler at the other end: what one gateway spends on a stanza in both
 // directions together, system calls included. Each op is one stanza.

@@ -162,8 +162,10 @@ func (s *Streams) external(st *stream, o offer) error {
 	if err := st.restart(); err != nil {
 		return err
 	}
-	_, err = st.initiate()
-	return err
+	if o, err = st.initiate(); err != nil {
+		return err
+	}
+	return st.enable(o)
 }
 
 func (o offer) hasExternal() bool {

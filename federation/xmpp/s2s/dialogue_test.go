@@ -156,7 +156,11 @@ const (
 		> <auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>YS5ncmlk</auth>
 		< <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>
 		> HEADER(a.grid,b.grid)
-		< <stream:features></stream:features>
+		< <stream:features><sm xmlns='urn:xmpp:sm:3'/></stream:features>
+		`
+	enabled = authenticated + `
+		> <enable xmlns='urn:xmpp:sm:3'/>
+		< <enabled xmlns='urn:xmpp:sm:3'/>
 		`
 	refused = "</stream:error></stream:stream>\nend"
 )
@@ -215,8 +219,8 @@ func TestInboundDialogues(t *testing.T) {
 			< id='x&quot;1' type='valid'/>`,
 		"stanza": authenticated + "> <message id='%s'/>\n> </stream:stream>\n< </stream:stream>\nend",
 		"what is not offered": authenticated + `
-			> <enable xmlns='urn:xmpp:sm:3'/><message id='%s'/><db:verify from='a.grid' to='b.grid' id='x'>any</db:verify>
-			< <failed xmlns='urn:xmpp:sm:3'>
+			> <resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/><message id='%s'/><db:verify from='a.grid' to='b.grid' id='x'>any</db:verify>
+			< <failed xmlns='urn:xmpp:sm:3'><feature-not-implemented 
 			< type='invalid'/>
 			> <db:result from='c.grid' to='b.grid'>any</db:result>
 			< type='error'><error type='cancel'><policy-violation `,

@@ -28,9 +28,10 @@ type inbound struct {
 	pair
 	s        *Streams
 	log      *slog.Logger
-	server   *Server // of from
-	id       string  // that we gave the current stream
-	unproven error   // why the certificate does not prove from, nil if it does
+	server   *Server  // of from
+	id       string   // that we gave the current stream
+	unproven error    // why the certificate does not prove from, nil if it does
+	handled  *handled // nil until the server has enabled stream management
 }
 
 // serve lives as long as the connection.
@@ -59,13 +60,14 @@ func (s *Streams) serve(ctx context.Context, conn net.Conn) {
 func (in *inbound) carry(ctx context.Context, conn net.Conn) error {
 	defer func() { <-in.s.inUse }()
 	in.s.serverUp(in.from)
+	in.s.handler.LocalBack(in.from)
 	in.s.metrics.open(dirIn, 1)
 	defer in.s.metrics.open(dirIn, -1)
 	defer in.s.opened(in)()
 	in.log.Debug("stream from the local server is open")
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 	defer stop()
-	err := in.relay(ctx)
+	err := in.lastAck(ctx, in.relay(ctx))
 	in.mourn(err)
 	return err
 }
@@ -287,7 +289,7 @@ func (in *inbound) external(el *frame.Element) (done bool, err error) {
 	if err := in.restart(); err != nil {
 		return false, err
 	}
-	return true, in.begin("")
+	return true, in.begin(smFeature)
 }
 
 // dialback takes a key for this stream's own domains and asks the server about
@@ -334,7 +336,7 @@ func (in *inbound) answerVerify(el *frame.Element) error {
 
 // end closes our direction and says why, in a form that the server can log.
 func (in *inbound) end(err error) {
-	var told *frame.Error
+	var told toldError
 	var cert *certificateError
 	var netErr net.Error
 	switch {
@@ -356,18 +358,5 @@ func (in *inbound) end(err error) {
 			return
 		}
 	}
-	if in.write(append(told.XML(), closeTag...)) == nil {
-		in.linger()
-	}
-}
-
-// linger reads on for a moment. Closing a connection with bytes unread would
-// reset it, and the server would lose the error that was written to it.
-func (in *inbound) linger() {
-	if c, ok := in.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() != nil {
-		return
-	}
-	if in.conn.SetReadDeadline(time.Now().Add(goodbye)) == nil {
-		_, _ = io.CopyN(io.Discard, in.conn, 1<<20) // how it ends tells nothing
-	}
+	in.bidFarewell(told)
 }

@@ -27,7 +27,7 @@ type outbound struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	queue   [][]byte
+	queue   []item
 	bytes   int           // in queue and in the batch being written
 	running bool          // the goroutine is there and will see the queue
 	wake    chan struct{} // tells it that the queue is no longer empty
@@ -43,9 +43,15 @@ type outbound struct {
 
 var errForgotten = errors.New("forgotten")
 
+// item is one stanza in the queue.
+type item struct {
+	stanza []byte
+	hand   *hand // who waits for it; nil for what Send took
+}
+
 // put queues all stanzas or none. When there is no room it returns a channel to
 // wait on.
-func (o *outbound) put(stanzas [][]byte, n int) (room <-chan struct{}, err error) {
+func (o *outbound) put(stanzas [][]byte, n int, h *hand) (room <-chan struct{}, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.forgotten {
@@ -67,7 +73,9 @@ func (o *outbound) put(stanzas [][]byte, n int) (room <-chan struct{}, err error
 		}
 		o.running = true
 	}
-	o.queue = append(o.queue, stanzas...)
+	for _, stanza := range stanzas {
+		o.queue = append(o.queue, item{stanza, h})
+	}
 	o.grow(n)
 	select {
 	case o.wake <- struct{}{}:
@@ -94,7 +102,7 @@ func (o *outbound) run(ctx context.Context) {
 	for {
 		carried, err := o.stream(ctx)
 		if err != nil && (!carried || ctx.Err() != nil) {
-			o.fail(err)
+			o.fail(ctx, err)
 			return
 		}
 		if o.rest() {
@@ -116,9 +124,19 @@ func (o *outbound) rest() bool {
 
 // fail ends the goroutine, gives the queue back and keeps further attempts off
 // for a while.
-func (o *outbound) fail(err error) {
+func (o *outbound) fail(ctx context.Context, err error) {
+	down := ErrDown
+	if ctx.Err() != nil {
+		down = ErrStopped
+	}
 	o.mu.Lock()
-	lost := o.queue
+	for _, it := range o.queue {
+		if it.hand != nil {
+			it.hand.end(fmt.Errorf("%w: %w", down, err))
+		}
+	}
+	o.prune()
+	lost := sentBy(o.queue)
 	o.queue = nil
 	o.grow(-size(lost))
 	o.running, o.err = false, err
@@ -127,6 +145,16 @@ func (o *outbound) fail(err error) {
 	o.mu.Unlock()
 	o.log.Warn("the local server cannot be reached", "returned", len(lost), "err", err)
 	o.giveBack(lost, err)
+}
+
+// sentBy are the stanzas that nobody waits for.
+func sentBy(items []item) (stanzas [][]byte) {
+	for _, it := range items {
+		if it.hand == nil {
+			stanzas = append(stanzas, it.stanza)
+		}
+	}
+	return stanzas
 }
 
 func (o *outbound) giveBack(lost [][]byte, err error) {
@@ -160,17 +188,20 @@ func (o *outbound) stream(ctx context.Context) (carried bool, err error) {
 	}
 	o.s.metrics.open(dirOut, 1)
 	defer o.s.metrics.open(dirOut, -1)
-	o.setOpen(true)
-	defer o.setOpen(false)
-	o.log.Debug("stream to the local server is open")
+	if afterFailure := o.setOpen(); afterFailure {
+		o.s.handler.LocalBack(o.to)
+	}
+	defer o.setClosed()
+	o.log.Debug("stream to the local server is open", "acknowledges", st.managed)
 
+	f := &flight{managed: st.managed}
 	ended := make(chan struct{})
 	var why error
 	go func() {
 		defer close(ended)
-		why = st.drain()
+		why = o.read(st, f)
 	}()
-	carried, err = o.carry(ctx, st, ended)
+	carried, err = o.carry(ctx, st, f, ended)
 	if err == nil {
 		st.sayGoodbye()
 		select {
@@ -178,11 +209,18 @@ func (o *outbound) stream(ctx context.Context) (carried bool, err error) {
 		case <-time.After(goodbye):
 		}
 	}
+	var told toldError
+	if errors.Is(err, errEnded) && errors.As(why, &told) {
+		st.bidFarewell(told)
+	}
 	st.conn.Close()
 	<-ended
 	var remote *RemoteError
 	if errors.Is(err, errEnded) || (err != nil && errors.As(why, &remote)) {
 		err = why // the server's own words say more than a broken pipe
+	}
+	if err != nil {
+		o.cut(f, err)
 	}
 	o.log.Debug("stream to the local server has ended", "err", err)
 	return carried, err
@@ -191,31 +229,43 @@ func (o *outbound) stream(ctx context.Context) (carried bool, err error) {
 // errEnded stands for the reason that the reading side knows.
 var errEnded = errors.New("stream ended")
 
-func (o *outbound) carry(ctx context.Context, st *stream, ended <-chan struct{}) (carried bool, err error) {
-	idle := time.NewTimer(o.s.limits.Idle)
-	defer idle.Stop()
-	var batch [][]byte
+func (o *outbound) carry(ctx context.Context, st *stream, f *flight, ended <-chan struct{}) (carried bool, err error) {
+	spoke := time.Now()
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	var batch []item
 	for {
 		select {
 		case <-ended: // do not write into a stream that the server has closed
 			return carried, errEnded
 		default:
 		}
+		now, due := time.Now(), o.due(f)
+		if !due.IsZero() && !now.Before(due) {
+			return carried, fmt.Errorf("the local server has acknowledged nothing for %v", o.s.limits.Ack)
+		}
 		if batch = o.take(batch); len(batch) > 0 {
-			n, err := o.write(st, batch)
+			n, err := o.write(st, f, batch)
 			carried = carried || n > 0
 			if err != nil {
 				return carried, err
 			}
-			idle.Reset(o.s.limits.Idle)
+			spoke = now
 			continue
 		}
+		wait := spoke.Add(o.s.limits.Idle).Sub(now)
+		if !due.IsZero() {
+			wait = due.Sub(now)
+		}
+		alarm.Reset(wait)
 		select {
 		case <-o.wake:
 		case <-ended:
 			return carried, errEnded
-		case <-idle.C:
-			return carried, nil
+		case <-alarm.C:
+			if due.IsZero() {
+				return carried, nil
+			}
 		case <-ctx.Done():
 			st.sayGoodbye()
 			return carried, ErrStopped
@@ -225,7 +275,7 @@ func (o *outbound) carry(ctx context.Context, st *stream, ended <-chan struct{})
 
 // take moves the whole queue to the caller and reuses the space of the batch
 // that the caller has done with.
-func (o *outbound) take(done [][]byte) [][]byte {
+func (o *outbound) take(done []item) []item {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	batch := o.queue
@@ -234,38 +284,67 @@ func (o *outbound) take(done [][]byte) [][]byte {
 	return batch
 }
 
-var writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, writeSize); return &b }}
+func (o *outbound) due(f *flight) time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return f.due()
+}
+
+var writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, writeSize+len(smRequest)); return &b }}
 
 // write puts a batch on the wire in as few writes as writeSize allows and
 // returns how many stanzas went out. Those of a write that failed are given back
 // as lost, because the server may have them; the rest returns to the queue.
-func (o *outbound) write(st *stream, batch [][]byte) (n int, err error) {
+func (o *outbound) write(st *stream, f *flight, batch []item) (n int, err error) {
 	buf := writeBuffers.Get().(*[]byte)
 	defer writeBuffers.Put(buf)
 	for n < len(batch) {
-		end, chunk := n+1, batch[n]
-		if end < len(batch) && len(chunk)+len(batch[end]) <= writeSize {
-			chunk = append((*buf)[:0], chunk...)
-			for end < len(batch) && len(chunk)+len(batch[end]) <= writeSize {
-				chunk = append(chunk, batch[end]...)
-				end++
-			}
-		}
-		err := st.write(chunk)
+		count, bytes := fit(batch[n:])
+		chunk, rest := batch[n:n+count], batch[n+count:]
+		err := st.write(o.assemble((*buf)[:0], f, chunk))
 		o.mu.Lock()
-		o.grow(-len(chunk))
+		o.grow(-bytes)
 		if err != nil {
-			o.queue = append(slices.Clone(batch[end:]), o.queue...)
+			o.queue = append(slices.Clone(rest), o.queue...)
+		} else {
+			f.written(o.s.limits.Ack)
 		}
 		o.mu.Unlock()
 		if err != nil {
-			o.giveBack(slices.Clone(batch[n:end]), err)
+			o.giveBack(sentBy(chunk), err)
 			return n, err
 		}
-		o.s.metrics.carried(dirOut, end-n, len(chunk))
-		n = end
+		o.s.metrics.carried(dirOut, count, bytes)
+		n += count
 	}
 	return n, nil
+}
+
+// fit counts the stanzas that one write takes: at least one.
+func fit(batch []item) (n, bytes int) {
+	for n < len(batch) && (n == 0 || bytes+len(batch[n].stanza) <= writeSize) {
+		bytes += len(batch[n].stanza)
+		n++
+	}
+	return n, bytes
+}
+
+// assemble returns the stanzas in one piece, with a request to acknowledge them
+// behind the last one that somebody waits for.
+func (o *outbound) assemble(buf []byte, f *flight, chunk []item) []byte {
+	o.mu.Lock()
+	ask := f.load(chunk)
+	o.mu.Unlock()
+	if len(chunk) == 1 && !ask {
+		return chunk[0].stanza
+	}
+	for _, it := range chunk {
+		buf = append(buf, it.stanza...)
+	}
+	if ask {
+		buf = append(buf, smRequest...)
+	}
+	return buf
 }
 
 func size(stanzas [][]byte) (n int) {

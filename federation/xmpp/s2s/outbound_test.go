@@ -74,10 +74,17 @@ const (
 		> HEADER(a.grid,b.grid)<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms><dialback xmlns='urn:xmpp:features:dialback'/><bidi xmlns='urn:xmpp:features:bidi'/></stream:features>
 		< <auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>Yi5ncmlk</auth>
 		`
-	accepted = offered + `
+	succeeded = offered + `
 		> <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>
 		< from='b.grid' to='a.grid' version='1.0'>
-		> HEADER(a.grid,b.grid)<stream:features><sm xmlns='urn:xmpp:sm:3'/></stream:features>
+		`
+	accepted = succeeded + `
+		> HEADER(a.grid,b.grid)<stream:features/>
+		`
+	managed = succeeded + `
+		> HEADER(a.grid,b.grid)<stream:features><sm xmlns='urn:xmpp:sm:2'/><sm xmlns='urn:xmpp:sm:3'><optional/></sm></stream:features>
+		< <enable xmlns='urn:xmpp:sm:3'/>
+		> <enabled xmlns='urn:xmpp:sm:3'/>
 		`
 )
 

@@ -25,10 +25,12 @@ const patience = 20 * time.Second
 type recorder struct {
 	mayOpen func(from, to string) error
 	take    func(ctx context.Context) error // called for each batch
+	settle  func(settled func())            // given what to call when a batch is settled
 
 	mu     sync.Mutex
 	got    []string // "from>to stanza"
 	failed []string
+	back   []string // domains
 	why    []error
 	change chan struct{} // closed at the next change
 }
@@ -43,11 +45,15 @@ func (r *recorder) Open(from, to string) error {
 }
 
 func (r *recorder) Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error {
-	defer settled()
 	if r.take != nil {
 		if err := r.take(ctx); err != nil {
 			return err
 		}
+	}
+	if r.settle == nil {
+		settled()
+	} else {
+		r.settle(settled)
 	}
 	r.note(&r.got, from, to, batch, nil)
 	return nil
@@ -55,6 +61,12 @@ func (r *recorder) Stanzas(ctx context.Context, from, to string, batch [][]byte,
 
 func (r *recorder) LocalLost(domain string) {
 	r.note(&r.failed, "", domain, [][]byte{[]byte("has died")}, nil)
+}
+
+func (r *recorder) LocalBack(domain string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.back = append(r.back, domain)
 }
 
 func (r *recorder) Failed(from, to string, stanzas [][]byte, err error) {

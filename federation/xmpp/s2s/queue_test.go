@@ -38,23 +38,24 @@ func TestWriteThatFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var batch [][]byte
+	var batch []item
 	for _, id := range []string{"1", "2", "3"} {
-		batch = append(batch, []byte(id+strings.Repeat("x", writeSize/2)))
+		batch = append(batch, item{stanza: []byte(id + strings.Repeat("x", writeSize/2))})
 	}
-	later := []byte("later")
-	o.queue = [][]byte{later}
-	o.grow(size(batch) + len(later))
+	later := item{stanza: []byte("later")}
+	o.queue = []item{later}
+	o.grow(size(sentBy(batch)) + len(later.stanza))
 
-	n, err := o.write(&stream{conn: &brokenAfter{writes: 1}, writeWait: time.Second}, batch)
+	n, err := o.write(&stream{conn: &brokenAfter{writes: 1}, writeWait: time.Second}, &flight{}, batch)
 	if n != 1 || !errors.Is(err, errBroken) {
 		t.Errorf("wrote %d: %v", n, err)
 	}
 	if len(h.failed) != 1 || !strings.HasPrefix(h.failed[0], "b.grid>a.grid 2x") {
 		t.Errorf("given back: %.40q", h.failed)
 	}
-	if !slices.EqualFunc(o.queue, [][]byte{batch[2], later}, slices.Equal) || o.bytes != size(o.queue) {
-		t.Errorf("%d stanzas of %d bytes wait, accounted for as %d", len(o.queue), size(o.queue), o.bytes)
+	waiting := sentBy(o.queue)
+	if !slices.EqualFunc(waiting, [][]byte{batch[2].stanza, later.stanza}, slices.Equal) || o.bytes != size(waiting) {
+		t.Errorf("%d stanzas of %d bytes wait, accounted for as %d", len(waiting), size(waiting), o.bytes)
 	}
 }
 
@@ -96,7 +97,7 @@ func TestForgotten(t *testing.T) {
 	if len(g.out) != 1 {
 		t.Errorf("%d pairs kept, one is in use", len(g.out))
 	}
-	if _, err := old.put([][]byte{[]byte("<iq/>")}, 5); !errors.Is(err, errForgotten) {
+	if _, err := old.put([][]byte{[]byte("<iq/>")}, 5, nil); !errors.Is(err, errForgotten) {
 		t.Errorf("put into a forgotten pair: %v", err)
 	}
 }

@@ -2,7 +2,10 @@ package s2s
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 
 	"github.com/yggate/yggate/federation/xmpp/frame"
 )
@@ -22,9 +25,8 @@ func (in *inbound) relay(ctx context.Context) error {
 		for rest := batch; len(rest) > 0; {
 			n := stanzas(rest)
 			if n > 0 {
-				in.s.metrics.carried(dirIn, n, size(rest[:n]))
-				if err := in.s.handler.Stanzas(ctx, in.from, in.to, rest[:n], func() {}); err != nil {
-					return fmt.Errorf("take stanzas: %w", err)
+				if err := in.pass(ctx, rest[:n]); err != nil {
+					return err
 				}
 			}
 			if n < len(rest) {
@@ -36,6 +38,31 @@ func (in *inbound) relay(ctx context.Context) error {
 			rest = rest[n:]
 		}
 	}
+}
+
+// pass gives stanzas to the handler, and counts them if the server wants to know
+// what became of them.
+func (in *inbound) pass(ctx context.Context, stanzas [][]byte) error {
+	bytes := size(stanzas)
+	in.s.metrics.carried(dirIn, len(stanzas), bytes)
+	if in.handled == nil {
+		return in.hand(ctx, stanzas, func() {})
+	}
+	b, err := in.handled.take(ctx, len(stanzas), bytes)
+	if err != nil {
+		return err
+	}
+	if err = in.hand(ctx, stanzas, b.settle); err != nil {
+		b.refuse()
+	}
+	return err
+}
+
+func (in *inbound) hand(ctx context.Context, stanzas [][]byte, settled func()) error {
+	if err := in.s.handler.Stanzas(ctx, in.from, in.to, stanzas, settled); err != nil {
+		return fmt.Errorf("take stanzas: %w", err)
+	}
+	return nil
 }
 
 // stanzas counts the stanzas at the front of a batch.
@@ -79,8 +106,61 @@ func (in *inbound) other(b []byte) error {
 		return in.refuseOther(el)
 	case el.Is(frame.NSStream, "error"):
 		return streamError(el)
-	case el.Is("urn:xmpp:sm:3", "enable"), el.Is("urn:xmpp:sm:2", "enable"):
-		return in.send("<failed xmlns='%s'><feature-not-implemented xmlns='%s'/></failed>", el.XMLName.Space, nsStanzas)
+	case el.XMLName.Space == nsSM:
+		return in.manage(el)
 	}
 	return refuse(conditionUnknownStanza, "<%s/> is no stanza", el.XMLName.Local)
+}
+
+// manage answers an element of stream management (XEP-0198 §3, §4 and §6).
+func (in *inbound) manage(el *frame.Element) error {
+	what := el.XMLName.Local
+	switch {
+	case what == "enable" && in.handled == nil:
+		broken := func() { _ = in.conn.SetReadDeadline(past) } // relay ends, whatever this says
+		in.handled = newHandled(in.s.limits.Unsettled, in.write, broken)
+		return in.send(smEnabled)
+	case what == "enable":
+		return refuse(frame.PolicyViolation, "stream management is enabled already")
+	case what == "resume":
+		return in.send(smFailed, "feature-not-implemented")
+	case what != "r" && what != "a":
+		return refuse(conditionUnknownStanza, "<%s/> is not for a server to send", what)
+	case in.handled == nil:
+		return in.send(smFailed, "unexpected-request")
+	case what == "r":
+		return in.handled.tell(true)
+	}
+	h, err := handledCount(el)
+	if err == nil && h > 0 { // no stanza goes this way on this stream
+		err = &countError{h: h}
+	}
+	return err
+}
+
+// lastAck tells a server that is still there how many of its stanzas are settled,
+// before the stream ends for the reason why.
+func (in *inbound) lastAck(ctx context.Context, why error) error {
+	if in.handled == nil {
+		return why
+	}
+	wait := goodbye
+	gone := in.isGone(ctx, why)
+	if gone {
+		wait = 0
+	}
+	if err := in.handled.finish(wait); err != nil {
+		return fmt.Errorf("acknowledge stanzas: %w", err)
+	}
+	if !gone {
+		// That it may be gone in the meantime is no matter: it has heard less.
+		_ = in.handled.tell(true)
+	}
+	return why
+}
+
+// isGone says whether nobody is there to be told why the stream has ended.
+func (in *inbound) isGone(ctx context.Context, why error) bool {
+	var broken net.Error
+	return errors.Is(why, io.EOF) || errors.Is(why, io.ErrUnexpectedEOF) || errors.As(why, &broken) && ctx.Err() == nil
 }

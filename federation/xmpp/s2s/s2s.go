@@ -6,7 +6,8 @@
 //
 // Inbound means from the local server to the gateway, Outbound the other way.
 // A stream carries one pair of domains in one direction, as XMPP has it without
-// bidi (XEP-0288), which is not offered, nor is XEP-0198.
+// bidi (XEP-0288), which is not offered. Both directions have stream management
+// (XEP-0198) where the server has it, without resumption.
 package s2s
 
 import (
@@ -45,6 +46,10 @@ type Handler interface {
 	// it broke without a closing tag, and nothing listens where it should. It
 	// must not block.
 	LocalLost(domain string)
+	// LocalBack is told that the local server of a domain is there: it has opened a
+	// stream to us, or one to it is open after an attempt that failed. What waits
+	// for it may be tried at once. It must not block.
+	LocalBack(domain string)
 }
 
 // Server is one local XMPP server.
@@ -90,6 +95,8 @@ type Limits struct {
 	Queue      int           // bytes queued for one outbound stream
 	Wait       time.Duration // how long Send waits for room in that queue
 	Write      time.Duration // for one write to the local server
+	Ack        time.Duration // for the local server to acknowledge what Hand gave it
+	Unsettled  int           // bytes taken from one inbound stream and not settled, see Handler.Stanzas
 	Idle       time.Duration // after which an outbound stream is closed
 	Backoff    time.Duration // longest pause after a failed outbound stream
 }
@@ -99,11 +106,12 @@ func DefaultLimits() Limits {
 	return Limits{
 		Handshake: 20 * time.Second, Handshakes: 128, Streams: 1024,
 		Stanza: 512 << 10, Queue: 4 << 20, Wait: 10 * time.Second,
-		Write: 20 * time.Second, Idle: 10 * time.Minute, Backoff: 5 * time.Second,
+		Write: 20 * time.Second, Ack: 20 * time.Second, Unsettled: 1 << 20,
+		Idle: 10 * time.Minute, Backoff: 5 * time.Second,
 	}
 }
 
-// What Send fails with, beside the context's error.
+// What Send and Hand fail with, beside the context's error.
 var (
 	// ErrDown: the local server could not be reached a moment ago, and the next
 	// attempt is not due.

@@ -73,12 +73,18 @@ func (o *outbound) status() (StreamStatus, bool) {
 	return st, true
 }
 
-// setOpen notes that the stream carries stanzas, or no longer does.
-func (o *outbound) setOpen(open bool) {
+// setOpen notes that the stream carries stanzas from now on, and says whether the
+// attempt before had failed.
+func (o *outbound) setOpen() (afterFailure bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.open, afterFailure, o.err = time.Now(), o.err != nil, nil
+	return afterFailure
+}
+
+// setClosed notes that it no longer does.
+func (o *outbound) setClosed() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open = time.Time{}
-	if open {
-		o.open = time.Now()
-	}
 }

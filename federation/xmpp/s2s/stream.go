@@ -1,7 +1,6 @@
 package s2s
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/idna"
@@ -28,6 +28,7 @@ const (
 	conditionHostUnknown   frame.Condition = "host-unknown"
 	conditionAddressing    frame.Condition = "improper-addressing"
 	conditionInvalidFrom   frame.Condition = "invalid-from"
+	conditionInvalidXML    frame.Condition = "invalid-xml"
 	conditionNotAuthorized frame.Condition = "not-authorized"
 	conditionTimeout       frame.Condition = "connection-timeout"
 	conditionInternal      frame.Condition = "internal-server-error"
@@ -61,8 +62,10 @@ type stream struct {
 	rd        *frame.Reader
 	self, far string // the domains at our end and at the server's, normalised
 	writeWait time.Duration
-	opened    bool // our header of the current stream is out
-	mute      bool // a TLS handshake is under way, so that no XML can be sent
+	writing   sync.Mutex // acknowledgements are written by goroutines of their own
+	opened    bool       // our header of the current stream is out
+	mute      bool       // a TLS handshake is under way, so that no XML can be sent
+	managed   bool       // the server at the other end acknowledges what we send
 }
 
 func newStream(conn net.Conn, writeWait time.Duration) *stream {
@@ -71,6 +74,8 @@ func newStream(conn net.Conn, writeWait time.Duration) *stream {
 
 // write sends b whole or fails within writeWait.
 func (st *stream) write(b []byte) error {
+	st.writing.Lock()
+	defer st.writing.Unlock()
 	if err := st.conn.SetWriteDeadline(time.Now().Add(st.writeWait)); err != nil {
 		return err
 	}
@@ -149,24 +154,21 @@ func (st *stream) restart() error {
 // already is no matter.
 func (st *stream) sayGoodbye() { _ = st.write([]byte(closeTag)) }
 
-// drain reads and drops what the server sends on a stream that is ours to write,
-// until it ends, and says why it did.
-func (st *stream) drain() error {
-	for {
-		b, err := st.rd.Next()
-		switch {
-		case errors.Is(err, frame.ErrStreamClosed), errors.Is(err, io.EOF):
-			return errClosed
-		case err != nil:
-			return err
-		}
-		if bytes.HasPrefix(b, []byte("<stream:error")) {
-			el, err := st.rd.Decode(b)
-			if err != nil {
-				return err
-			}
-			return streamError(el)
-		}
+// bidFarewell ends our direction and tells the server why.
+func (st *stream) bidFarewell(why toldError) {
+	if st.write(append(why.XML(), closeTag...)) == nil {
+		st.linger()
+	}
+}
+
+// linger reads on for a moment. Closing a connection with bytes unread would
+// reset it, and the server would lose the error that was written to it.
+func (st *stream) linger() {
+	if c, ok := st.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() != nil {
+		return
+	}
+	if st.conn.SetReadDeadline(time.Now().Add(goodbye)) == nil {
+		_, _ = io.CopyN(io.Discard, st.conn, 1<<20) // how it ends tells nothing
 	}
 }
 

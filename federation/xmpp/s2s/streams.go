@@ -106,6 +106,7 @@ func (l Limits) orDefault() Limits {
 		Handshake: cmp.Or(l.Handshake, d.Handshake), Handshakes: cmp.Or(l.Handshakes, d.Handshakes),
 		Streams: cmp.Or(l.Streams, d.Streams), Stanza: cmp.Or(l.Stanza, d.Stanza),
 		Queue: cmp.Or(l.Queue, d.Queue), Wait: cmp.Or(l.Wait, d.Wait), Write: cmp.Or(l.Write, d.Write),
+		Ack: cmp.Or(l.Ack, d.Ack), Unsettled: cmp.Or(l.Unsettled, d.Unsettled),
 		Idle: cmp.Or(l.Idle, d.Idle), Backoff: cmp.Or(l.Backoff, d.Backoff),
 	}
 }
@@ -211,18 +212,24 @@ func (s *Streams) Send(ctx context.Context, from, to string, stanzas ...[]byte) 
 	if len(stanzas) == 0 {
 		return nil
 	}
+	_, err := s.enqueue(ctx, pair{from, to}, stanzas, nil)
+	return err
+}
+
+// enqueue does what Send promises, for a Hand too.
+func (s *Streams) enqueue(ctx context.Context, p pair, stanzas [][]byte, h *hand) (*outbound, error) {
 	var tooLong <-chan time.Time
 	for {
-		o, err := s.outbound(pair{from, to})
+		o, err := s.outbound(p)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		room, err := o.put(stanzas, size(stanzas))
+		room, err := o.put(stanzas, size(stanzas), h)
 		switch {
 		case errors.Is(err, errForgotten):
 			continue
 		case room == nil:
-			return err
+			return o, err
 		}
 		if tooLong == nil {
 			wait := time.NewTimer(s.limits.Wait)
@@ -232,9 +239,9 @@ func (s *Streams) Send(ctx context.Context, from, to string, stanzas ...[]byte) 
 		select {
 		case <-room:
 		case <-tooLong:
-			return ErrFull
+			return nil, ErrFull
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }
