@@ -41,6 +41,10 @@ SEEDS ?= 100000
 sim: ## run SEEDS (100000) simulated worlds against the rules of the durable lanes
 	go test -count=1 -timeout 0 -v -run '^TestSimulation$$' ./federation/lane/journal -seeds $(SEEDS)
 
+CHAOS_S ?= 60
+chaos: ## kill, cut and fill two gateways for CHAOS_S (60) seconds: nothing acknowledged is lost
+	go run ./gateway/internal/chaos -for $(CHAOS_S)s
+
 fuzz: ## run every fuzz target for FUZZTIME (30s) each
 	tools/fuzz $(FUZZTIME)
 
@@ -60,4 +64,4 @@ $(STATICCHECK): tools/go.mod tools/go.sum
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: build install check test race sim fuzz bench demo deps help
+.PHONY: build install check test race sim chaos fuzz bench demo deps help
