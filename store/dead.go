@@ -74,22 +74,23 @@ func (s *Store) BuryOut(tx *sql.Tx, l *OutLane, items []LaneItem, reason, detail
 // Untold returns dead letters to a peer whose senders do not know yet, oldest
 // first: those with a row after the given one, at most limit.
 func (s *Store) Untold(ctx context.Context, peer string, after int64, limit int) ([]Dead, error) {
-	return collectStmt(ctx, s.read(untold), scanDead, peer, after, limit)
+	return collectRead(ctx, s, untold, scanDead, peer, after, limit)
 }
 
 // UntoldPeers returns the peers to which there are dead letters whose senders do
 // not know yet.
 func (s *Store) UntoldPeers(ctx context.Context) (peers []string, err error) {
-	peer := ""
-	for {
-		err := s.read(nextUntoldPeer).QueryRowContext(ctx, peer).Scan(&peer)
+	for peer := ""; ; peers = append(peers, peer) {
+		peer, err = readOne(ctx, s, nextUntoldPeer, func(row scanner) (next string, err error) {
+			err = row.Scan(&next)
+			return next, err
+		}, peer)
 		if errors.Is(err, sql.ErrNoRows) {
 			return peers, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		peers = append(peers, peer)
 	}
 }
 
@@ -100,14 +101,14 @@ func (s *Store) MarkTold(tx *sql.Tx, rows []int64) error { return s.execEach(tx,
 // "", newest first.
 func (s *Store) DeadLetters(ctx context.Context, peer string, limit int) ([]Dead, error) {
 	if peer == "" {
-		return collectStmt(ctx, s.read(deadOfAll), scanDead, limit)
+		return collectRead(ctx, s, deadOfAll, scanDead, limit)
 	}
-	return collectStmt(ctx, s.read(deadOfPeer), scanDead, peer, limit)
+	return collectRead(ctx, s, deadOfPeer, scanDead, peer, limit)
 }
 
 // DeadLetter returns one dead letter, or sql.ErrNoRows.
 func (s *Store) DeadLetter(ctx context.Context, row int64) (Dead, error) {
-	return scanDead(s.read(deadLetter).QueryRowContext(ctx, row))
+	return readOne(ctx, s, deadLetter, scanDead, row)
 }
 
 // DropDead deletes dead letters, also those whose sender does not know.

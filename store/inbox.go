@@ -31,13 +31,13 @@ var (
 		ON CONFLICT (peer, lane) DO UPDATE SET lane = excluded.lane RETURNING ` + inLaneColumns)
 	saveInLane = prepareWrite(`UPDATE in_lane SET cursor_epoch = ?, cursor_seq = ?, seen = ? WHERE id = ?`)
 	arrive     = prepareWrite(`UPDATE in_lane SET arrived = arrived + ? WHERE id = ? RETURNING arrived`)
-	addIn      = prepareWrite(`INSERT INTO inbox (id, epoch, seq, kind, at, expires, mid, conv, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	addIn      = prepareInsert(`inbox`, `id, epoch, seq, kind, at, expires, mid, conv, body`, ``)
 	cutIn      = prepareWrite(`DELETE FROM inbox WHERE id = ?`)
 )
 
 // InLanes returns all lanes from peers.
 func (s *Store) InLanes(ctx context.Context) ([]InLane, error) {
-	return collectStmt(ctx, s.read(inLanes), scanInLane)
+	return collectRead(ctx, s, inLanes, scanInLane)
 }
 
 // AddInLane returns the lane from a peer, a new one where there is none.
@@ -60,17 +60,18 @@ func (s *Store) AddInItems(tx *sql.Tx, lane int64, items []InItem) error {
 	if err := s.in(tx, arrive).QueryRow(len(items), lane).Scan(&arrived); err != nil {
 		return fmt.Errorf("add items of lane %d: %w", lane, err)
 	}
-	st := s.in(tx, addIn)
-	for i := range items {
+	last, err := itemKey(lane, uint64(arrived))
+	if err != nil {
+		return err
+	}
+	err = s.insert(tx, addIn, len(items), func(values []any, i int) []any {
 		it := &items[i]
-		id, err := itemKey(lane, uint64(arrived-int64(len(items))+int64(i)+1))
-		if err != nil {
-			return err
-		}
-		if _, err := st.Exec(id, int64(it.Pos.Epoch), int64(it.Pos.Seq), it.Kind, millis(it.At), millis(it.Expires), blob(it.ID), it.Conv, blob(it.Body)); err != nil {
-			return fmt.Errorf("add item %v of lane %d: %w", it.Pos, lane, err)
-		}
-		it.Row = id
+		it.Row = last - int64(len(items)-1-i)
+		return append(values, it.Row, int64(it.Pos.Epoch), int64(it.Pos.Seq), it.Kind, millis(it.At), millis(it.Expires),
+			blob(it.ID), it.Conv, blob(it.Body))
+	})
+	if err != nil {
+		return fmt.Errorf("add items of lane %d: %w", lane, err)
 	}
 	return nil
 }
@@ -79,7 +80,7 @@ func (s *Store) AddInItems(tx *sql.Tx, lane int64, items []InItem) error {
 // they arrived. How many there are is bounded by what is let in.
 func (s *Store) InItems(ctx context.Context, lane int64) ([]InItem, error) {
 	before, behind := laneKeys(lane)
-	return collectStmt(ctx, s.read(inItems), scanIn, before, behind)
+	return collectRead(ctx, s, inItems, scanIn, before, behind)
 }
 
 // CutIn deletes items from the inbox. One that is not there is none's fault: a

@@ -4,23 +4,8 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"fmt"
 	"testing"
-	"time"
 )
-
-// items returns n items in an epoch that begin with a number.
-func laneItems(epoch, first uint64, n, body int) []LaneItem {
-	out := make([]LaneItem, n)
-	for i := range out {
-		seq := first + uint64(i)
-		out[i] = LaneItem{
-			Pos: Pos{epoch, seq}, ID: fmt.Appendf(nil, "id-%d-%d-0123456789", epoch, seq), Kind: 1, Conv: "alice@a.grid bob@b.grid",
-			At: time.UnixMilli(1795000000000 + int64(seq)), Expires: time.UnixMilli(1795600000000 + int64(seq)), Body: bytes.Repeat([]byte("x"), body),
-		}
-	}
-	return out
-}
 
 // BenchmarkAddOutItems adds items of 200 bytes, 128 to a transaction; the bare
 // loop beside it has the driver's own cost.

@@ -31,7 +31,7 @@ var (
 	putOutLane = prepareWrite(`INSERT INTO out_lane (peer, lane) VALUES (?, ?)
 		ON CONFLICT (peer, lane) DO UPDATE SET lane = excluded.lane RETURNING ` + outLaneColumns)
 	saveOutLane = prepareWrite(`UPDATE out_lane SET last_epoch = ?, last_seq = ?, safe_epoch = ?, safe_seq = ?, items = ?, bytes = ? WHERE id = ?`)
-	addOut      = prepareWrite(`INSERT INTO outbox (id, epoch, kind, at, expires, size, mid, conv, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	addOut      = prepareInsert(`outbox`, `id, epoch, kind, at, expires, size, mid, conv, body`, ``)
 	sumOut      = prepareWrite(`SELECT count(*), coalesce(sum(size), 0) FROM outbox WHERE id > ? AND id <= ?`)
 	cutOut      = prepareWrite(`DELETE FROM outbox WHERE id > ? AND id <= ?`)
 
@@ -41,7 +41,7 @@ var (
 
 // OutLanes returns all lanes to peers.
 func (s *Store) OutLanes(ctx context.Context) ([]OutLane, error) {
-	return collectStmt(ctx, s.read(outLanes), scanOutLane)
+	return collectRead(ctx, s, outLanes, scanOutLane)
 }
 
 // AddOutLane returns the lane to a peer, a new one where there is none.
@@ -58,16 +58,19 @@ func (s *Store) SaveOutLane(tx *sql.Tx, l *OutLane) error {
 // AddOutItems appends items to a lane. Their positions must be behind all that the
 // lane has; the caller saves the lane in the same transaction.
 func (s *Store) AddOutItems(tx *sql.Tx, lane int64, items []LaneItem) error {
-	st := s.in(tx, addOut)
 	for i := range items {
-		it := &items[i]
-		id, err := itemKey(lane, it.Pos.Seq)
-		if err != nil {
+		if _, err := itemKey(lane, items[i].Pos.Seq); err != nil {
 			return err
 		}
-		if _, err := st.Exec(id, int64(it.Pos.Epoch), it.Kind, millis(it.At), millis(it.Expires), it.Size(), blob(it.ID), it.Conv, blob(it.Body)); err != nil {
-			return fmt.Errorf("add item %d to lane %d: %w", it.Pos.Seq, lane, err)
-		}
+	}
+	before, _ := laneKeys(lane)
+	err := s.insert(tx, addOut, len(items), func(values []any, i int) []any {
+		it := &items[i]
+		return append(values, before+int64(it.Pos.Seq), int64(it.Pos.Epoch), it.Kind, millis(it.At), millis(it.Expires), it.Size(),
+			blob(it.ID), it.Conv, blob(it.Body))
+	})
+	if err != nil {
+		return fmt.Errorf("add items to lane %d: %w", lane, err)
 	}
 	return nil
 }
@@ -101,27 +104,23 @@ func (s *Store) ExpiredOut(ctx context.Context, lane int64, after Pos, at time.T
 func (s *Store) outRun(ctx context.Context, lane int64, after Pos, maxItems int, maxBytes int64, want func(*LaneItem) bool) (out []LaneItem, err error) {
 	from, err := outSeekRead.last(ctx, s.read, lane, after)
 	if err != nil {
-		return nil, err
+		return nil, s.sawRead(err)
 	}
 	_, behind := laneKeys(lane)
-	rows, err := s.read(outItems).QueryContext(ctx, from, behind, maxItems)
+	var bytes int64
+	err = s.eachRead(ctx, outItems, func(row scanner) (more bool, err error) {
+		it, err := scanOut(row)
+		bytes += it.Size()
+		if err != nil || !want(&it) || bytes > maxBytes && len(out) > 0 {
+			return false, err
+		}
+		out = append(out, it)
+		return true, nil
+	}, from, behind, maxItems)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var bytes int64
-	for rows.Next() {
-		it, err := scanOut(rows)
-		if err != nil {
-			return nil, err
-		}
-		bytes += it.Size()
-		if !want(&it) || bytes > maxBytes && len(out) > 0 {
-			break
-		}
-		out = append(out, it)
-	}
-	return out, rows.Err()
+	return out, nil
 }
 
 // OutItem returns the item of a lane with that number, or sql.ErrNoRows.
@@ -130,7 +129,7 @@ func (s *Store) OutItem(ctx context.Context, lane int64, seq uint64) (LaneItem, 
 	if err != nil {
 		return LaneItem{}, sql.ErrNoRows
 	}
-	return scanOut(s.read(outItem).QueryRowContext(ctx, id))
+	return readOne(ctx, s, outItem, scanOut, id)
 }
 
 // CutOut deletes the items of a lane up to a position, and returns how many they

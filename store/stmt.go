@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // The driver parses SQL anew on each use, which takes as long as a small statement
@@ -56,19 +57,81 @@ func prepareAll(ctx context.Context, db *sql.DB, queries []string) ([]*sql.Stmt,
 	return out, nil
 }
 
-// collectStmt reads all rows of a prepared query.
-func collectStmt[T any](ctx context.Context, st *sql.Stmt, scan func(scanner) (T, error), args ...any) (out []T, err error) {
-	rows, err := st.QueryContext(ctx, args...)
+// rowsAtOnce is how many rows one statement inserts, where there are as many; that
+// takes a fifth off the time of single ones.
+const rowsAtOnce = 16
+
+// insertStmt inserts rows.
+type insertStmt struct {
+	columns   int
+	one, many writeStmt
+}
+
+// prepareInsert is for INSERT INTO table (columns) VALUES ... tail.
+func prepareInsert(table, columns, tail string) insertStmt {
+	n := strings.Count(columns, ",") + 1
+	row := "(?" + strings.Repeat(", ?", n-1) + ")"
+	head := "INSERT INTO " + table + " (" + columns + ") VALUES " + row
+	return insertStmt{
+		columns: n,
+		one:     prepareWrite(head + tail),
+		many:    prepareWrite(head + strings.Repeat(", "+row, rowsAtOnce-1) + tail),
+	}
+}
+
+// insert inserts n rows in order; add appends the values of row i.
+func (s *Store) insert(tx *sql.Tx, st insertStmt, n int, add func(values []any, i int) []any) error {
+	one, many := s.in(tx, st.one), s.in(tx, st.many)
+	values := make([]any, 0, rowsAtOnce*st.columns)
+	for i := 0; i < n; {
+		use, step := one, 1
+		if n-i >= rowsAtOnce {
+			use, step = many, rowsAtOnce
+		}
+		values = values[:0]
+		for range step {
+			values = add(values, i)
+			i++
+		}
+		if _, err := use.Exec(values...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collectRead reads all rows of a prepared query on a reader.
+func collectRead[T any](ctx context.Context, s *Store, r readStmt, scan func(scanner) (T, error), args ...any) (out []T, err error) {
+	err = s.eachRead(ctx, r, func(row scanner) (more bool, err error) {
+		v, err := scan(row)
+		out = append(out, v)
+		return true, err
+	}, args...)
 	if err != nil {
 		return nil, err
 	}
+	return out, nil
+}
+
+// readOne reads the only row of a prepared query on a reader; sql.ErrNoRows where
+// there is none.
+func readOne[T any](ctx context.Context, s *Store, r readStmt, scan func(scanner) (T, error), args ...any) (T, error) {
+	v, err := scan(s.read(r).QueryRowContext(ctx, args...))
+	return v, s.sawRead(err)
+}
+
+// eachRead gives the rows of a prepared query on a reader to fn while it wants more.
+func (s *Store) eachRead(ctx context.Context, r readStmt, fn func(scanner) (more bool, err error), args ...any) (err error) {
+	defer func() { err = s.sawRead(err) }()
+	rows, err := s.read(r).QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
+		if more, err := fn(rows); err != nil || !more {
+			return err
 		}
-		out = append(out, v)
 	}
-	return out, rows.Err()
+	return rows.Err()
 }

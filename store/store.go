@@ -8,6 +8,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -27,6 +28,8 @@ type Options struct {
 	Path string
 	// Readers is the number of reading connections, 4 by default.
 	Readers int
+
+	checkAtOnce int64 // for tests; see the constant
 }
 
 // Store is an open database. It is safe for concurrent use.
@@ -44,18 +47,21 @@ type Store struct {
 	path   string
 	health health
 	count  counters
+
+	stopCheck context.CancelFunc
+	checked   chan struct{} // closed when the integrity check has ended
 }
 
 // ErrClosed is what Write returns after Close.
 var ErrClosed = errors.New("the store is closed")
 
 // Open opens the database, creates it where there is none, and brings its schema
-// up to date. It refuses a database of a newer yggate, and one of another
-// program.
+// up to date. It refuses a database of a newer yggate, one of another program,
+// and a damaged one (ErrDamaged).
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s, err := open(ctx, o)
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", o.Path, err)
+		return nil, fmt.Errorf("open store %s: %w", o.Path, mend(err, o.Path))
 	}
 	go s.loop()
 	return s, nil
@@ -75,6 +81,9 @@ func open(ctx context.Context, o Options) (_ *Store, err error) {
 		jobs:    make(chan *job),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
+
+		stopCheck: func() {},
+		checked:   make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -100,7 +109,10 @@ func open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	s.reader.SetMaxOpenConns(readers)
 	s.reader.SetMaxIdleConns(readers)
-	return s, s.prepare(ctx)
+	if err := s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.check(ctx, cmp.Or(o.checkAtOnce, checkAtOnce))
 }
 
 // createFile makes the file that SQLite would make itself, but readable by no
@@ -162,6 +174,8 @@ func (s *Store) Read() *sql.DB { return s.reader }
 func (s *Store) Close() error {
 	close(s.stop)
 	<-s.stopped
+	s.stopCheck()
+	<-s.checked
 	if err := s.closeDBs(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

@@ -14,20 +14,16 @@ const takenChunk = 32
 var (
 	knownTaken = prepareRead(`SELECT mid FROM taken WHERE in_lane = ? AND mid IN (?` + strings.Repeat(`, ?`, takenChunk-1) + `)`)
 
-	addTaken   = prepareWrite(`INSERT INTO taken (in_lane, mid, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`)
+	addTaken   = prepareInsert(`taken`, `in_lane, mid, at`, ` ON CONFLICT DO NOTHING`)
 	purgeTaken = prepareWrite(`DELETE FROM taken WHERE (in_lane, mid) IN
 		(SELECT in_lane, mid FROM taken WHERE at < ? ORDER BY at LIMIT ?)`)
 )
 
 // AddTaken remembers ids that were taken on a lane.
 func (s *Store) AddTaken(tx *sql.Tx, lane int64, ids [][]byte, at time.Time) error {
-	st := s.in(tx, addTaken)
-	for _, id := range ids {
-		if _, err := st.Exec(lane, blob(id), millis(at)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.insert(tx, addTaken, len(ids), func(values []any, i int) []any {
+		return append(values, lane, blob(ids[i]), millis(at))
+	})
 }
 
 // KnownTaken says for each id whether it was taken on a lane.
@@ -39,7 +35,7 @@ func (s *Store) KnownTaken(ctx context.Context, lane int64, ids [][]byte) ([]boo
 		for j, id := range ids[i:min(i+takenChunk, len(ids))] {
 			args[1+j] = blob(id)
 		}
-		mids, err := collectStmt(ctx, s.read(knownTaken), func(row scanner) (mid []byte, err error) {
+		mids, err := collectRead(ctx, s, knownTaken, func(row scanner) (mid []byte, err error) {
 			err = row.Scan(&mid)
 			return mid, err
 		}, args...)
