@@ -2,13 +2,16 @@
 //
 // The Adapter stands between the streams with the local servers (package s2s)
 // and the lanes to the peers (package lane). It parses no more of a stanza than
-// its first tag, and decides on each one:
+// its first tag and those of a message's children, and decides on each one:
 //
 //   - outward, that the sender is of the stream's own domain and the addressee of
 //     the peer domain that the stream is for;
 //   - inward, that the sender is of a domain whose active claim is held by exactly
 //     the peer it came from, and the addressee of a domain of this grid. There is
 //     no relay: a third grid's domain is refused like any other;
+//   - messages that are worth keeping (worth.go) go over the durable lanes, where
+//     they wait for a peer that is away, and are handed to the local server until it
+//     has them (hand.go). All else passes at once or not at all;
 //   - what cannot be delivered goes back to its sender once, as an XMPP error with
 //     a text that names the cause (bounce.go);
 //   - presence that crosses is kept true while links and servers come and go
@@ -31,6 +34,7 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/xmpp/frame"
+	"github.com/yggate/yggate/federation/xmpp/s2s"
 )
 
 // LocalServer is where stanzas from peers go: s2s.Streams.
@@ -39,6 +43,11 @@ type LocalServer interface {
 	// domain. It takes all of them or none, and owns those it took. It may wait
 	// for room in a bounded queue.
 	Send(ctx context.Context, from, to string, stanzas ...[]byte) error
+	// Hand gives stanzas to the local server in order with those of Send, and
+	// returns when the server has them. n is how many, from the first, it surely
+	// has, and err says why not all: it wraps s2s.ErrDown where no attempt was
+	// made or the server could not be reached.
+	Hand(ctx context.Context, from, to string, stanzas ...[]byte) (n int, err error)
 }
 
 // Config is what an Adapter decides by. Only Directory must be given.
@@ -73,22 +82,28 @@ const DefaultGrace = 5 * time.Second
 const DefaultPresenceBytes = 8 << 20
 
 // Adapter is the handler of both sides: of the s2s streams (s2s.Handler) and of
-// the lanes (lane.Handler). Its methods may be called concurrently.
+// the lanes (lane.Handler for what passes, lane.Recipient for what waits). Its methods may be called concurrently.
 type Adapter struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
 	names   atomic.Pointer[names]
 
-	lane  lane.Sender
-	local LocalServer
+	lane   lane.Sender
+	outbox lane.Outbox
+	local  LocalServer
+	back   comebacks // of local servers
 
 	mu    sync.RWMutex
 	peers map[federation.GridID]*peer
 	spawn func(*peer) // starts a peer's work; nil while Run is not running
 }
 
-var _ lane.Handler = (*Adapter)(nil)
+var (
+	_ lane.Handler   = (*Adapter)(nil)
+	_ lane.Recipient = (*Adapter)(nil)
+	_ s2s.Handler    = (*Adapter)(nil)
+)
 
 // New returns an Adapter. Connect it before anything is sent through it.
 func New(cfg Config) (*Adapter, error) {
@@ -117,17 +132,18 @@ func New(cfg Config) (*Adapter, error) {
 	return a, nil
 }
 
-// Connect gives the Adapter its two sides. They need the Adapter to be made, so
+// Connect gives the Adapter its two sides: the lanes to the peers, for what passes
+// and for what waits, and the local servers. They need the Adapter to be made, so
 // it cannot have them from New. Call it once, before Run and before either side
 // is started.
-func (a *Adapter) Connect(peers lane.Sender, local LocalServer) {
-	a.lane, a.local = peers, local
+func (a *Adapter) Connect(peers lane.Sender, outbox lane.Outbox, local LocalServer) {
+	a.lane, a.outbox, a.local = peers, outbox, local
 }
 
 // Run carries bounces and keeps presence true until ctx is done, then returns
 // nil.
 func (a *Adapter) Run(ctx context.Context) error {
-	if a.lane == nil || a.local == nil {
+	if a.lane == nil || a.outbox == nil || a.local == nil {
 		return errors.New("run xmpp adapter: not connected")
 	}
 	g, ctx := errgroup.WithContext(ctx)

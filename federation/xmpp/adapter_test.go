@@ -40,8 +40,8 @@ func TestRandomTriples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.Connect(
-		senderFunc(func(peer federation.GridID, items []lane.Item) error { remote = string(peer); return nil }),
+	sent := senderFunc(func(peer federation.GridID, items []lane.Item) error { remote = string(peer); return nil })
+	a.Connect(sent, sent,
 		localFunc(func(_ context.Context, from, to string, _ ...[]byte) error { local = from + " " + to; return nil }))
 	owners := map[string]string{}
 	republish := func() {
@@ -141,6 +141,12 @@ func (f senderFunc) Send(_ context.Context, peer federation.GridID, _ lane.Name,
 	return f(peer, items)
 }
 
+// Put makes of what Send says what becomes of durable items, too.
+func (f senderFunc) Put(_ context.Context, peer federation.GridID, _ lane.Name, stored func(error), items ...lane.Item) error {
+	stored(f(peer, items))
+	return nil
+}
+
 func TestOpen(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []struct{ from, to, want string }{
@@ -191,14 +197,15 @@ func TestBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	var calls []string
-	a.Connect(senderFunc(func(peer federation.GridID, items []lane.Item) error {
+	sent := senderFunc(func(peer federation.GridID, items []lane.Item) error {
 		s := string(peer) + ":"
 		for _, it := range items {
 			s += " " + string(it.Body[len("<message id='"):][:1])
 		}
 		calls = append(calls, s)
 		return nil
-	}), localFunc(w.toLocal))
+	})
+	a.Connect(sent, sent, localFunc(w.toLocal))
 	var batch [][]byte
 	for i, from := range []string{"a.grid", "a.grid", "a.grid", "c.grid", "a.grid"} {
 		batch = append(batch, fmt.Appendf(nil, "<message id='%d' from='x@%s' to='y@b.grid'/>", i, from))
@@ -222,14 +229,15 @@ func TestLaneLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent := 0
-	a.Connect(senderFunc(func(_ federation.GridID, items []lane.Item) error {
+	carry := senderFunc(func(_ federation.GridID, items []lane.Item) error {
 		for _, it := range items {
 			if sent++; len(it.Body) > lane.MaxBody {
 				t.Errorf("an item of %d bytes", len(it.Body))
 			}
 		}
 		return nil
-	}), localFunc(w.toLocal))
+	})
+	a.Connect(carry, carry, localFunc(w.toLocal))
 	small := []byte("<message from='alice@a.grid' to='bob@b.grid'/>")
 	large := fmt.Appendf(nil, "<message from='alice@a.grid' to='bob@b.grid'>%s</message>", strings.Repeat("x", lane.MaxBody))
 	if err := a.Stanzas(context.Background(), "a.grid", "b.grid", [][]byte{small, large, small}, func() {}); err != nil || sent != 2 {
@@ -251,7 +259,7 @@ func TestBouncesPushBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.Connect(w, localFunc(w.toLocal)) // Run is not running: nobody takes the errors
+		a.Connect(w, w, localFunc(w.toLocal)) // Run is not running: nobody takes the errors
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
 		go func() {
@@ -289,7 +297,7 @@ func TestAuditIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.Connect(w, localFunc(w.toLocal))
+		a.Connect(w, w, localFunc(w.toLocal))
 		spoof := func() {
 			it := lane.Item{Body: []byte("<message from='eve@c.grid' to='alice@a.grid'><body>secret</body></message>")}
 			if a.Deliver(context.Background(), w.dir.Now().Peer("bob"), it) == nil {
@@ -320,7 +328,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.Connect(w, localFunc(w.toLocal))
+	a.Connect(w, w, localFunc(w.toLocal))
 	ctx := context.Background()
 	bob := w.dir.Now().Peer("bob")
 	deliver := func(stanza string) {

@@ -31,8 +31,8 @@ func benchAdapter(b *testing.B) *Adapter {
 	if err != nil {
 		b.Fatal(err)
 	}
-	a.Connect(senderFunc(func(federation.GridID, []lane.Item) error { return nil }),
-		localFunc(func(context.Context, string, string, ...[]byte) error { return nil }))
+	sent := senderFunc(func(federation.GridID, []lane.Item) error { return nil })
+	a.Connect(sent, sent, localFunc(func(context.Context, string, string, ...[]byte) error { return nil }))
 	a.PeerUp("bob", 1)
 	return a
 }

@@ -3,7 +3,9 @@ package xmpp
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
@@ -106,16 +108,56 @@ func (a *Adapter) Failed(from, to string, stanzas [][]byte, err error) {
 // is a room that is being entered, and a subscription asked for; for the rest an
 // error would only be noise in a contact list, and what it tells comes with
 // "unavailable".
+//
+// Of messages it is all but chat states: nobody was promised that "is typing"
+// arrives.
 func worthAnswer(top *frame.Top, stanza []byte) bool {
+	if top.Kind == frame.Message {
+		return worthOf(top, stanza) != worthNothing
+	}
 	if top.Kind != frame.Presence || string(top.Type) == "subscribe" {
 		return true
 	}
 	return string(top.Type) == "" && readPresence(top, stanza).join
 }
 
-// sendLocal hands replies to the local server.
-func (a *Adapter) sendLocal(ctx context.Context, from, to string, stanzas [][]byte) {
-	if err := a.local.Send(ctx, from, to, stanzas...); err != nil && ctx.Err() == nil {
+const (
+	// localPause is how long a local server that cannot be reached is left alone,
+	// unless it comes back before.
+	localPause = time.Second
+	// tellFor is how long the gateway tries to give the local server an error that
+	// a sender counts on.
+	tellFor = 30 * time.Second
+)
+
+// sendLocal hands replies to the local server: one batch of a stream. Those that
+// somebody counts on are handed over for sure, or tried for tellFor.
+func (a *Adapter) sendLocal(ctx context.Context, batch []reply) {
+	counts := slices.ContainsFunc(batch, func(r reply) bool { return r.told != nil })
+	from, to, stanzas := batch[0].from, batch[0].to, stanzasOf(batch)
+	var err error
+	if !counts {
+		if err = a.local.Send(ctx, from, to, stanzas...); err == nil {
+			return
+		}
+	}
+	for until := time.Now().Add(tellFor); counts && len(stanzas) > 0; {
+		var n int
+		n, err = a.local.Hand(ctx, from, to, stanzas...)
+		stanzas = stanzas[n:]
+		if err != nil && (!time.Now().Before(until) || !a.back.wait(ctx, to, localPause)) {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return // what is not told now is not settled either
+	}
+	for _, r := range batch {
+		if r.told != nil {
+			r.told()
+		}
+	}
+	if len(stanzas) > 0 {
 		a.metrics.lost.Add(float64(len(stanzas)))
 		a.log.Debug("the local server did not take replies", "domain", to, "count", len(stanzas), "err", err)
 	}

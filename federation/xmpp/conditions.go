@@ -79,6 +79,16 @@ func causeOutward(domain string, p *federation.Peer, err error) cause {
 		return newCause("remote-server-timeout", "the gateway of "+domain+" cannot be reached now")
 	case errors.Is(err, federation.ErrUnknownDomain):
 		return newCause("remote-server-not-found", "no grid that this one federates with holds "+domain)
+	case errors.Is(err, lane.ErrFull):
+		return newCause("resource-constraint", "as many messages as may wait for "+domain+" wait already")
+	case errors.Is(err, lane.ErrExpired):
+		return newCause("remote-server-timeout", "the gateway of "+domain+" could not be reached in time; the message is given up")
+	case errors.Is(err, lane.ErrDropped):
+		// "service-unavailable" with "cancel": the operator has decided, so that
+		// no client should try again by itself (RFC 6120 §8.3.2 and §8.3.3.19).
+		return newCause("service-unavailable", "the operator of this grid has taken the message to "+domain+" out of the queue")
+	case errors.Is(err, errNotStored):
+		return newCause("resource-constraint", "this gateway cannot store messages now")
 	case errors.Is(err, federation.ErrPeerNotActive):
 		return causeOfState(domain, p)
 	case errors.Is(err, federation.ErrNotAllowed):
@@ -90,6 +100,9 @@ func causeOutward(domain string, p *federation.Peer, err error) cause {
 }
 
 func causeOfState(domain string, p *federation.Peer) cause {
+	if p == nil {
+		return newCause("not-authorized", domain+" is no longer a peer of this grid")
+	}
 	switch p.State {
 	case federation.StatePaused:
 		return newCause("service-unavailable", "the operator of this grid has paused the federation with "+domain)
@@ -112,6 +125,9 @@ func causeLocal(domain string) cause {
 func refuseStream(condition frame.Condition, text string) error {
 	return &frame.Error{Condition: condition, Text: text}
 }
+
+// errNotStored is wrapped by what is wrong with the store.
+var errNotStored = errors.New("the message could not be stored")
 
 // errTooLarge is wrapped by what is said of a stanza beyond Config.Limits.
 var errTooLarge = errors.New("the stanza is too large")

@@ -19,6 +19,7 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/xmpp/frame"
+	"github.com/yggate/yggate/federation/xmpp/s2s"
 )
 
 // The dialogues in testdata/dialogue are played against an Adapter between a
@@ -34,6 +35,7 @@ import (
 //	! WORDS            something happens, see (*world).event
 //	s: STANZA          the local server gets this now
 //	p: STANZA          the peer gets this now
+//	w: STANZA          this waits for the peer, on disk
 //	x: CONDITION       what was sent is refused with it
 //
 // What happens after an upper-case line is compared, as a set, with the
@@ -105,7 +107,7 @@ func (d *dialogue) play(t *testing.T, w *world) {
 		w.do(t, at, act)
 		synctest.Wait()
 		var want []string
-		for i++; i < len(d.lines) && strings.Contains("spx", d.lines[i].verb); i++ {
+		for i++; i < len(d.lines) && strings.Contains("spxw", d.lines[i].verb); i++ {
 			want = append(want, d.lines[i].verb+": "+d.lines[i].text)
 		}
 		got := w.take()
@@ -125,10 +127,12 @@ type world struct {
 	dir     *federation.Directory
 	adapter *Adapter
 
-	mu     sync.Mutex
-	got    []string
-	down   map[federation.GridID]bool
-	broken bool // the local server takes nothing
+	mu      sync.Mutex
+	got     []string
+	down    map[federation.GridID]bool
+	broken  bool        // the local server takes nothing
+	store   error       // what Put says
+	waiting []lane.Item // on disk
 }
 
 var own = map[federation.Protocol][]string{federation.XMPP: {"a.grid", "conference.a.grid"}}
@@ -141,7 +145,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w.adapter = a
-	a.Connect(w, localFunc(w.toLocal))
+	a.Connect(w, w, localFunc(w.toLocal))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -188,16 +192,44 @@ func (f localFunc) Send(ctx context.Context, from, to string, stanzas ...[]byte)
 	return f(ctx, from, to, stanzas...)
 }
 
+// Hand has all of it or nothing.
+func (f localFunc) Hand(ctx context.Context, from, to string, stanzas ...[]byte) (int, error) {
+	if err := f(ctx, from, to, stanzas...); err != nil {
+		return 0, err
+	}
+	return len(stanzas), nil
+}
+
 func (w *world) toLocal(_ context.Context, from, to string, stanzas ...[]byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.broken {
-		return errors.New("the local server is not reachable now")
+		return s2s.ErrDown
 	}
 	for _, s := range stanzas {
 		w.check(s, from, to)
 		w.got = append(w.got, "s: "+string(s))
 	}
+	return nil
+}
+
+// Put is the durable lanes to the peers. What waits there is sent when the lane is
+// up again.
+func (w *world) Put(ctx context.Context, peer federation.GridID, _ lane.Name, stored func(error), items ...lane.Item) error {
+	w.mu.Lock()
+	err := w.store
+	waits := err == nil && (w.down[peer] || w.dir.Now().Peer(peer).State != federation.StateActive)
+	if waits {
+		for _, it := range items {
+			w.got = append(w.got, "w: "+string(it.Body))
+		}
+		w.waiting = append(w.waiting, items...)
+	}
+	w.mu.Unlock()
+	if err == nil && !waits {
+		err = w.Send(ctx, peer, lane.Chat, items...)
+	}
+	stored(err)
 	return nil
 }
 
@@ -345,4 +377,10 @@ func (w *world) lane(down bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.down["bob"] = down
+	if !down {
+		for _, it := range w.waiting {
+			w.got = append(w.got, "p: "+string(it.Body))
+		}
+		w.waiting = nil
+	}
 }

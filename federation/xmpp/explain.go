@@ -3,6 +3,8 @@ package xmpp
 import (
 	"cmp"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 )
@@ -119,6 +121,9 @@ func (e *explanation) state(peer *federation.Peer) bool {
 	h := Hop{Step: StepState, Value: string(peer.State), Grid: peer.ID}
 	if peer.State != federation.StateActive {
 		h.Problem = "nothing crosses to a peer that is " + string(peer.State)
+		if peer.State == federation.StatePaused && peer.Policy.Allow[federation.XMPP] {
+			h.Problem += "; " + waiting(peer)
+		}
 		verb := map[federation.State]string{federation.StatePaused: "resume "}[peer.State]
 		h.Remedy = "yggate peer " + cmp.Or(verb, "approve ") + peer.Name
 	}
@@ -144,10 +149,26 @@ func (e *explanation) link(peer *federation.Peer) bool {
 		h.Value = detail
 	}
 	if !up {
-		h.Problem = "there is no live link to " + peer.Name
+		h.Problem = "there is no live link to " + peer.Name + "; " + waiting(peer)
 		h.Remedy = "yggate status shows what was tried; the link comes back by itself when the peer can be reached"
 	}
 	return e.add(h)
+}
+
+// waiting says what becomes of stanzas for a peer that cannot be reached.
+func waiting(peer *federation.Peer) string {
+	return "messages wait for it, for " + inWords(ttlOf(peer)) + " at most (group chats " + inWords(roomTTLOf(peer)) + "); all else fails at once"
+}
+
+// inWords writes a time in days or hours where it is a number of them.
+func inWords(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour && d%(24*time.Hour) == 0:
+		return fmt.Sprintf("%d days", d/(24*time.Hour))
+	case d >= 2*time.Hour && d%time.Hour == 0:
+		return fmt.Sprintf("%d hours", d/time.Hour)
+	}
+	return d.String()
 }
 
 // Answer says whether the DNS responder sends servers that look for a domain to

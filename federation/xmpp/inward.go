@@ -19,8 +19,8 @@ const (
 	ruleInactive = "inactive"      // the peer or the protocol is not allowed now
 )
 
-// Deliver implements lane.Handler: it checks a stanza from a peer and queues it
-// for the local server. It is refused with a condition of RFC 6120 §8.3.3.
+// Deliver implements lane.Handler: it checks a stanza from a peer that passes and
+// queues it for the local server. It is refused with a condition of RFC 6120 §8.3.3.
 func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.Item) error {
 	now := a.cfg.Directory.Now()
 	p := a.peerOf(from)
@@ -30,6 +30,9 @@ func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.It
 		return no
 	}
 	p.counters(from).in[in.top.Kind].Inc()
+	if it.Conv != "" && in.top.Kind == frame.Presence {
+		p.handed.await(ctx, pair{in.sender, in.addressee}, marksAfter(it.Conv))
+	}
 	if err := a.local.Send(ctx, in.sender, in.addressee, it.Body); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

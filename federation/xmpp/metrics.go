@@ -13,6 +13,7 @@ type metrics struct {
 	bounced   *prometheus.CounterVec // peer, dir, condition
 	untracked *prometheus.CounterVec // peer, dir
 	ended     *prometheus.CounterVec // peer
+	expired   *prometheus.CounterVec // peer
 	lost      prometheus.Counter
 }
 
@@ -26,13 +27,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bounced:   vec("bounced_total", "Stanzas that went back to their sender with an error.", "peer", "dir", "condition"),
 		untracked: vec("presence_untracked_total", "Presence for which the tables had no room.", "peer", "dir"),
 		ended:     vec("presence_ended_total", "Presence of the peer's users that was ended here in their stead.", "peer"),
+		expired:   vec("room_messages_expired_total", "Messages of local rooms that the peer was away for too long to get.", "peer"),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "yggate_xmpp_replies_lost_total",
 			Help: "Errors and presence of the gateway's own that could not be delivered.",
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.stanzas, m.refused, m.bounced, m.untracked, m.ended, m.lost)
+		reg.MustRegister(m.stanzas, m.refused, m.bounced, m.untracked, m.ended, m.expired, m.lost)
 	}
 	return m
 }

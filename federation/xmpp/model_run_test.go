@@ -23,6 +23,7 @@ type modelGrid struct {
 	dir      *federation.Directory
 	link     *modelLink
 	far      *modelGrid
+	disk     *modelDisk
 
 	mu      sync.Mutex
 	adapter *Adapter
@@ -42,6 +43,7 @@ type modelLink struct {
 func newModelGrid(id, peer federation.GridID, link *modelLink) *modelGrid {
 	domain, other := string(id)+".grid", string(peer)+".grid"
 	g := &modelGrid{id: id, peer: peer, link: link, dir: federation.NewDirectory()}
+	g.disk = newModelDisk(g)
 	g.server = newModelServer(domain, other, []string{"u", "v"})
 	g.server.gate = func() *Adapter {
 		g.mu.Lock()
@@ -65,7 +67,7 @@ func (g *modelGrid) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := lane.NewMemory(lane.MemoryConfig{Streams: g, Handlers: map[federation.Protocol]lane.Handler{federation.XMPP: a}, Directory: g.dir})
-	a.Connect(m, g.server)
+	a.Connect(m, g.disk, g.server)
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	for _, run := range []func(context.Context) error{a.Run, m.Run} {
@@ -161,9 +163,9 @@ func (r *modelRun) users(n int) {
 		s := r.grid[r.rng.IntN(2)].server
 		user := []string{"u@", "v@"}[r.rng.IntN(2)] + s.domain
 		resource := []string{"1", "2"}[r.rng.IntN(2)]
-		do := r.rng.IntN(5)
-		r.note("%s/%s %s", user, resource, []string{"login", "login", "logout", "enter", "leave"}[do])
-		[]func(string, string){s.login, s.login, s.logout, s.enter, s.leave}[do](user, resource)
+		do := r.rng.IntN(7)
+		r.note("%s/%s %s", user, resource, []string{"login", "login", "logout", "enter", "leave", "write", "write"}[do])
+		[]func(string, string){s.login, s.login, s.logout, s.enter, s.leave, s.write, s.write}[do](user, resource)
 		r.pause(300 * time.Millisecond)
 	}
 }
@@ -213,12 +215,15 @@ func (r *modelRun) settle() {
 	for _, i := range r.rng.Perm(2) {
 		g := r.grid[i]
 		g.notice(true, r.grid[1-i].epoch)
+		signal(r.grid[0].disk.wake)
+		signal(r.grid[1].disk.wake)
 		r.users(r.rng.IntN(3))
 	}
 }
 
 func (r *modelRun) differences() []string {
-	return slices.Concat(r.grid[0].server.differences(r.grid[1].server), r.grid[1].server.differences(r.grid[0].server))
+	a, b := r.grid[0].server, r.grid[1].server
+	return slices.Concat(a.differences(b), b.differences(a), a.written.faults(&b.got), b.written.faults(&a.got))
 }
 
 func (r *modelRun) play(seed uint64, chaos func(*modelRun)) {
@@ -231,6 +236,7 @@ func (r *modelRun) play(seed uint64, chaos func(*modelRun)) {
 		g.far = r.grid[1-i]
 		g.start(r.t)
 		servers.Go(func() { g.server.run(ctx) })
+		servers.Go(func() { g.disk.run(ctx) })
 	}
 	r.link.set(true)
 	r.settle()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -24,6 +25,34 @@ type modelServer struct {
 	out   [][]byte
 	wake  chan struct{}
 	gate  func() *Adapter // nil while there is no gateway
+
+	written ledger // messages that the gateway has settled
+	got     ledger // messages from the other grid
+}
+
+// ledger knows messages by their number. It is guarded by the mu of its server, or
+// the run has ended.
+type ledger struct {
+	next    int
+	numbers []int        // in order
+	told    map[int]bool // came back as errors
+}
+
+// faults says which of the messages that were settled did not arrive once, or in
+// another order than they were sent.
+func (w *ledger) faults(got *ledger) (out []string) {
+	count := map[int]int{}
+	for i, n := range got.numbers {
+		if count[n]++; i > 0 && n <= got.numbers[i-1] {
+			out = append(out, fmt.Sprintf("message %d came after %d", n, got.numbers[i-1]))
+		}
+	}
+	for _, n := range w.numbers {
+		if told := w.told[n]; count[n] > 1 || (count[n] == 1) == told {
+			out = append(out, fmt.Sprintf("message %d came %d times, error %v", n, count[n], told))
+		}
+	}
+	return out
 }
 
 type modelUser struct {
@@ -58,13 +87,39 @@ func (m *modelServer) run(ctx context.Context) {
 			if !ok {
 				panic("no addresses: " + string(s))
 			}
-			_ = a.Stanzas(ctx, r.from, r.to, [][]byte{s}, func() {}) // ends with the gateway
+			_ = a.Stanzas(ctx, r.from, r.to, [][]byte{s}, func() { m.settled(s) }) // ends with the gateway
 		}
 		select {
 		case <-m.wake:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// numberOf is the number of a message that write wrote.
+func numberOf(stanza []byte) (n int, ok bool) {
+	_, body, found := strings.Cut(string(stanza), "<body>")
+	_, err := fmt.Sscanf(body, "%d<", &n)
+	return n, found && err == nil
+}
+
+// settled is what the gateway says of a stanza that it answers for from then on.
+func (m *modelServer) settled(stanza []byte) {
+	if n, ok := numberOf(stanza); ok {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.written.numbers = append(m.written.numbers, n)
+	}
+}
+
+// write sends a message to a contact.
+func (m *modelServer) write(user, resource string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.users[user].online[resource] {
+		m.written.next++
+		m.say("<message type='chat' id='%d' from='%s/%s' to='%s'><body>%d</body></message>", m.written.next, user, resource, m.contacts[0], m.written.next)
 	}
 }
 
@@ -176,6 +231,19 @@ func (m *modelServer) Send(_ context.Context, _, _ string, stanzas ...[]byte) er
 			m.roomMessage(from, kind)
 		case m.users[bare] == nil:
 			panic("who is " + to)
+		case top.Kind == frame.Message && kind == "chat":
+			if n, ok := numberOf(s); ok { // its user reads it later, if not now
+				m.got.numbers = append(m.got.numbers, n)
+			}
+		case top.Kind == frame.Message && kind == "error" && len(top.ID) > 0:
+			n, err := strconv.Atoi(string(top.ID))
+			if err != nil {
+				panic(err)
+			}
+			if m.written.told == nil {
+				m.written.told = map[int]bool{}
+			}
+			m.written.told[n] = true
 		case bareOf(from) == m.otherRoom():
 			m.fromRoom(m.users[bare], from, to, resource, kind, s)
 		case top.Kind == frame.Presence:
@@ -183,6 +251,11 @@ func (m *modelServer) Send(_ context.Context, _, _ string, stanzas ...[]byte) er
 		}
 	}
 	return nil
+}
+
+// Hand is LocalServer.
+func (m *modelServer) Hand(ctx context.Context, from, to string, stanzas ...[]byte) (int, error) {
+	return len(stanzas), m.Send(ctx, from, to, stanzas...)
 }
 
 func (m *modelServer) contactPresence(bare string, u *modelUser, from, kind string) {

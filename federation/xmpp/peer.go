@@ -31,6 +31,12 @@ type peer struct {
 	// comes from the peer: the lane may block whoever holds it.
 	order sync.Mutex
 
+	said   said   // durable, on its way to the peer
+	handed handed // durable, that came from the peer
+
+	trialMu sync.Mutex
+	trials  map[pair]*trial
+
 	wake chan struct{} // one token: upkeep has something to do
 	mu   sync.Mutex
 	keep upkeep
@@ -47,6 +53,7 @@ func newPeer(a *Adapter, id federation.GridID) *peer {
 		a: a, id: id, toLocal: newQueue(), toPeer: newQueue(),
 		audit: rate.NewLimiter(rate.Every(auditEvery), auditBurst),
 		wake:  make(chan struct{}, 1), keep: newUpkeep(a.cfg.PresenceBytes),
+		trials: map[pair]*trial{},
 	}
 }
 
@@ -77,9 +84,9 @@ func (p *peer) log(owner *federation.Peer) *slog.Logger {
 func (p *peer) current() *federation.Peer { return p.a.cfg.Directory.Now().Peer(p.id) }
 
 // sendPeer hands replies to the lane.
-func (p *peer) sendPeer(ctx context.Context, _, to string, stanzas [][]byte) {
-	if err := p.a.lane.Send(ctx, p.id, lane.Eph, itemsOf(stanzas)...); err != nil && ctx.Err() == nil {
-		p.lost("replies to the peer: "+err.Error(), len(stanzas))
+func (p *peer) sendPeer(ctx context.Context, batch []reply) {
+	if err := p.a.lane.Send(ctx, p.id, lane.Eph, itemsOf(stanzasOf(batch))...); err != nil && ctx.Err() == nil {
+		p.lost("replies to the peer: "+err.Error(), len(batch))
 	}
 }
 

@@ -10,6 +10,9 @@ import (
 type reply struct {
 	from, to string
 	stanza   []byte
+	// told, where it is set, is called once the reply has reached the local server
+	// or never will: somebody counts on it.
+	told func()
 }
 
 const (
@@ -56,20 +59,54 @@ func (q *queue) put(ctx context.Context, r reply) error {
 	}
 }
 
+// force queues a reply whether there is room or not. What a caller can force must
+// be bounded by other means, and ready.
+func (q *queue) force(r reply) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.add(r)
+}
+
+// ready waits until the queue is within its bound.
+func (q *queue) ready(ctx context.Context) error {
+	for {
+		q.mu.Lock()
+		room := q.room
+		full := q.bytes >= queueBytes
+		if full && room == nil {
+			room = make(chan struct{})
+			q.room = room
+		}
+		q.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (q *queue) try(r reply) (ok bool, room <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := len(r.stanza) + replyBytes
-	if q.bytes > 0 && q.bytes+n > queueBytes {
+	if q.bytes > 0 && q.bytes+len(r.stanza)+replyBytes > queueBytes {
 		if q.room == nil {
 			q.room = make(chan struct{})
 		}
 		return false, q.room
 	}
-	q.wait = append(q.wait, r)
-	q.bytes += n
-	signal(q.wake)
+	q.add(r)
 	return true, nil
+}
+
+// add needs q.mu.
+func (q *queue) add(r reply) {
+	q.wait = append(q.wait, r)
+	q.bytes += len(r.stanza) + replyBytes
+	signal(q.wake)
 }
 
 func (q *queue) take() []reply {
@@ -84,20 +121,16 @@ func (q *queue) take() []reply {
 	return out
 }
 
-// drain sends what is queued until ctx is done, then returns nil. What send does
-// not take is its own to account for.
-func (q *queue) drain(ctx context.Context, send func(ctx context.Context, from, to string, stanzas [][]byte)) error {
+// drain sends what is queued until ctx is done, then returns nil. Each batch is of
+// one stream. What send does not take is its own to account for.
+func (q *queue) drain(ctx context.Context, send func(ctx context.Context, batch []reply)) error {
 	for {
 		for wait := q.take(); len(wait) > 0; {
 			n := 1
 			for n < len(wait) && n < sendBatch && wait[n].from == wait[0].from && wait[n].to == wait[0].to {
 				n++
 			}
-			batch := make([][]byte, n)
-			for i := range batch {
-				batch[i] = wait[i].stanza
-			}
-			send(ctx, wait[0].from, wait[0].to, batch)
+			send(ctx, wait[:n])
 			wait = wait[n:]
 		}
 		select {
@@ -106,6 +139,14 @@ func (q *queue) drain(ctx context.Context, send func(ctx context.Context, from, 
 			return nil
 		}
 	}
+}
+
+func stanzasOf(batch []reply) [][]byte {
+	out := make([][]byte, len(batch))
+	for i := range batch {
+		out[i] = batch[i].stanza
+	}
+	return out
 }
 
 // signal leaves one token in a channel of capacity one.

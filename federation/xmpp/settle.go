@@ -111,7 +111,7 @@ func replyWith(stanza []byte) (reply, bool) {
 		return reply{}, false
 	}
 	to, err := normalDomain(top.To)
-	return reply{from, to, stanza}, err == nil
+	return reply{from: from, to: to, stanza: stanza}, err == nil
 }
 
 // pay sends the peer what is owed to it and the probes that are due. What the lane

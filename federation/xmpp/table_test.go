@@ -174,7 +174,7 @@ func TestPresenceFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent := 0
-	a.Connect(w, localFunc(func(context.Context, string, string, ...[]byte) error { sent++; return nil }))
+	a.Connect(w, w, localFunc(func(context.Context, string, string, ...[]byte) error { sent++; return nil }))
 	bob := w.dir.Now().Peer("bob")
 	var before, after runtime.MemStats
 	runtime.GC()

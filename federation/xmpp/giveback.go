@@ -1,0 +1,43 @@
+package xmpp
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane"
+	"github.com/yggate/yggate/federation/xmpp/frame"
+)
+
+// GiveBack implements lane.Recipient: it tells the sender of a message of this grid
+// that the peer does not get it. owner is nil for a grid that is no longer known.
+//
+// A room is not told that one of its occupants did not get a message in time: it
+// would only put the occupant out. That one finds the message in the room's history.
+func (a *Adapter) GiveBack(ctx context.Context, owner *federation.Peer, it lane.Item, why error) error {
+	p := a.peerOf(owner)
+	top, err := frame.ParseTop(it.Body)
+	if err != nil {
+		return nil // it was parsed before it was put
+	}
+	// Only a room writes to a full address; who writes to a room gives its name.
+	if string(top.Type) == "groupchat" && frame.Resource(top.To) != nil {
+		a.metrics.expired.WithLabelValues(p.label(owner)).Inc()
+		return nil
+	}
+	var told reply
+	if err := a.bounce(p, &top, it.Body, owner, why, func(r reply) error { told = r; return nil }); err != nil {
+		return err
+	}
+	if told.stanza == nil {
+		return nil
+	}
+	if !a.cfg.Directory.Now().Own(federation.XMPP, told.to) {
+		p.lost("error to a domain that is no longer this grid's", 1)
+		return nil
+	}
+	if _, err := a.local.Hand(ctx, told.from, told.to, told.stanza); err != nil {
+		return fmt.Errorf("tell a sender at %s: %w", told.to, err)
+	}
+	return nil
+}
