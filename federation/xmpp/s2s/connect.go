@@ -136,7 +136,7 @@ func (st *stream) initiate() (offer, error) {
 // trusts our certificate offers EXTERNAL.
 func (s *Streams) authenticate(st *stream, o offer) error {
 	if o.hasExternal() {
-		return s.external(st, o)
+		return st.external()
 	}
 	if err := s.proveByDialback(st, o); err != nil {
 		return fmt.Errorf("the local server does not trust our certificate, give it ca.pem as `yggate setup` shows; it offers no SASL EXTERNAL: %w", err)
@@ -146,7 +146,7 @@ func (s *Streams) authenticate(st *stream, o offer) error {
 
 // external proves the peer domain with the certificate shown in the TLS
 // handshake (XEP-0178 §3).
-func (s *Streams) external(st *stream, o offer) error {
+func (st *stream) external() error {
 	authzid := base64.StdEncoding.EncodeToString([]byte(spell(st.self)))
 	if err := st.send("<auth xmlns='%s' mechanism='EXTERNAL'>%s</auth>", frame.NSSASL, authzid); err != nil {
 		return err
@@ -162,7 +162,8 @@ func (s *Streams) external(st *stream, o offer) error {
 	if err := st.restart(); err != nil {
 		return err
 	}
-	if o, err = st.initiate(); err != nil {
+	o, err := st.initiate()
+	if err != nil {
 		return err
 	}
 	return st.enable(o)

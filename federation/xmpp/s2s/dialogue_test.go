@@ -336,33 +336,46 @@ func TestBackPressure(t *testing.T) {
 	g := start(t, Config{CA: ca, Handler: h, Servers: []Server{{Addr: freeAddr()}}})
 	d := dial(t, g, ca)
 	d.play(authenticated)
-	stanza := "<message><body>" + strings.Repeat("x", 60_000) + "</body></message>"
-	sent := 0
-	for ; sent < 2000; sent++ { // 120 MB: more than any socket buffer
-		_ = d.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-		if _, err := d.conn.Write([]byte(stanza)); err != nil {
-			break
-		}
-	}
-	if sent == 2000 {
-		t.Error("the gateway reads on although its handler does not take what it reads")
-	}
+	sent := d.flood()
 	close(let)
 	h.wait(t, func(got, _ []string) bool { return len(got) >= sent })
 }
 
-func TestStopTellsTheServer(t *testing.T) {
-	ca := openCA(t)
-	g, err := New(Config{CA: ca, Handler: newRecorder(), Listen: "127.0.0.1:0", Servers: []Server{{Addr: freeAddr()}}})
+// flood sends until the gateway has stopped reading, and returns how many stanzas
+// went out whole.
+func (d *dialogue) flood() (sent int) {
+	d.t.Helper()
+	stanza := []byte("<message><body>" + strings.Repeat("x", 60_000) + "</body></message>")
+	for ; sent < 2000; sent++ { // 120 MB: more than any socket buffer
+		_ = d.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := d.conn.Write(stanza); err != nil {
+			return sent
+		}
+	}
+	d.t.Error("the gateway reads on although its handler does not take what it reads")
+	return sent
+}
+
+// runStoppable runs streams until stop is called.
+func runStoppable(t *testing.T, c Config) (stop func(), ended <-chan error, g *Streams) {
+	t.Helper()
+	c.Listen = "127.0.0.1:0"
+	g, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
+	end := make(chan error, 1)
+	go func() { end <- g.Run(ctx) }()
 	for g.Addr() == nil {
 		time.Sleep(time.Millisecond)
 	}
+	return stop, end, g
+}
+
+func TestStopTellsTheServer(t *testing.T) {
+	ca := openCA(t)
+	stop, ended, g := runStoppable(t, Config{CA: ca, Handler: newRecorder(), Servers: []Server{{Addr: freeAddr()}}})
 	d := dial(t, g, ca)
 	d.play(authenticated)
 	stop()

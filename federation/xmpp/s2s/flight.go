@@ -75,6 +75,7 @@ func (f *flight) tidy() {
 // due is when the oldest acknowledgement that was asked for must be there; zero if
 // there is none.
 func (f *flight) due() time.Time {
+	f.tidy()
 	if len(f.hands) == 0 {
 		return time.Time{}
 	}

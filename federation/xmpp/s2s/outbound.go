@@ -125,14 +125,14 @@ func (o *outbound) rest() bool {
 // fail ends the goroutine, gives the queue back and keeps further attempts off
 // for a while.
 func (o *outbound) fail(ctx context.Context, err error) {
-	down := ErrDown
+	why := fmt.Errorf("%w: %w", ErrDown, err)
 	if ctx.Err() != nil {
-		down = ErrStopped
+		why = ErrStopped
 	}
 	o.mu.Lock()
 	for _, it := range o.queue {
 		if it.hand != nil {
-			it.hand.end(fmt.Errorf("%w: %w", down, err))
+			it.hand.end(why)
 		}
 	}
 	o.prune()

@@ -23,12 +23,19 @@ type fake struct {
 
 func newFake(t testing.TB) *fake {
 	t.Helper()
-	l, err := net.Listen("tcp", freeAddr())
+	f := &fake{t: t, ca: openCA(t)}
+	f.listen(freeAddr())
+	return f
+}
+
+func (f *fake) listen(addr string) {
+	f.t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	return &fake{t, l, openCA(t)}
+	f.t.Cleanup(func() { l.Close() })
+	f.l = l
 }
 
 func (f *fake) streams(limits Limits) (*Streams, *recorder) {

@@ -1,0 +1,250 @@
+package s2s
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// ledger is a stream whose acknowledgements are written down.
+type ledger struct {
+	*handled
+	t    *testing.T
+	mu   sync.Mutex
+	acks []string
+}
+
+func newLedger(t *testing.T, limit int) *ledger {
+	l := &ledger{t: t}
+	l.handled = newHandled(limit, func(b []byte) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.acks = append(l.acks, string(b))
+		return nil
+	}, func() { t.Error("broken") })
+	return l
+}
+
+func (l *ledger) taking(n int) *batch {
+	l.t.Helper()
+	b, err := l.take(l.t.Context(), n, 10*n)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return b
+}
+
+// toldOnly checks what the server has heard since the last call.
+func (l *ledger) toldOnly(counts ...uint32) {
+	l.t.Helper()
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var want []string
+	for _, h := range counts {
+		want = append(want, string(smAck(h)))
+	}
+	if !slices.Equal(l.acks, want) {
+		l.t.Errorf("the server heard %q, want %q", l.acks, want)
+	}
+	l.acks = nil
+}
+
+func (l *ledger) close() {
+	l.t.Helper()
+	if err := l.finish(0); err != nil {
+		l.t.Error(err)
+	}
+}
+
+// TestHandledInOrder settles batches in another order than they came.
+func TestHandledInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		one, two, three := l.taking(1), l.taking(20), l.taking(300)
+		three.settle()
+		two.settle()
+		if err := l.tell(true); err != nil {
+			t.Fatal(err)
+		}
+		l.toldOnly(0)
+		one.settle()
+		l.toldOnly(321)
+		one.settle() // a handler that says so again must not count it again
+		time.Sleep(time.Hour)
+		l.toldOnly()
+	})
+}
+
+// TestHandledIsTold is when a server hears of what is settled: soon if it has
+// asked, after many stanzas or a while if not.
+func TestHandledIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		first, second := l.taking(1), l.taking(1)
+		if err := l.tell(true); err != nil {
+			t.Fatal(err)
+		}
+		l.toldOnly(0)
+		first.settle()
+		l.toldOnly(1)
+		second.settle()
+		l.toldOnly(2) // all that it asked about
+
+		l.taking(ackEvery - 1).settle()
+		l.toldOnly()
+		l.taking(1).settle()
+		l.toldOnly(ackEvery + 2)
+
+		l.taking(3).settle()
+		time.Sleep(ackDelay - 1)
+		l.toldOnly()
+		time.Sleep(1)
+		l.toldOnly(ackEvery + 5)
+		time.Sleep(time.Hour)
+		l.toldOnly()
+	})
+}
+
+// TestHandledWraps counts beyond 2^32 (XEP-0198 §4).
+func TestHandledWraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		const near = math.MaxUint32 - 1
+		l.handled.taken, l.handled.count, l.handled.told, l.handled.asked = near, near, near, 0 // last asked long ago
+		if err := l.tell(true); err != nil {
+			t.Fatal(err)
+		}
+		l.toldOnly(near)
+		l.taking(5).settle()
+		l.toldOnly()
+		time.Sleep(ackDelay)
+		l.toldOnly(3)
+		b := l.taking(1)
+		if err := l.tell(true); err != nil {
+			t.Fatal(err)
+		}
+		b.settle()
+		l.toldOnly(3, 4)
+	})
+}
+
+// TestHandledIsBounded has a handler that settles nothing.
+func TestHandledIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 3*batchCost)
+		defer l.close()
+		first := l.taking(1000) // alone, it may be of any size
+		more := make(chan *batch)
+		go func() { more <- l.taking(1) }()
+		synctest.Wait()
+		select {
+		case <-more:
+			t.Fatal("a second batch is taken beyond the limit")
+		default:
+		}
+		first.settle()
+		second := <-more
+		third := l.taking(1)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := l.take(ctx, 1, 10); !errors.Is(err, context.Canceled) {
+			t.Errorf("take beyond the limit: %v", err)
+		}
+		third.settle() // is not counted before the second, so that it takes room still
+		if _, err := l.take(ctx, 1, 10); !errors.Is(err, context.Canceled) {
+			t.Errorf("take beyond the limit: %v", err)
+		}
+		second.settle()
+		l.taking(1)
+		l.toldOnly(1000)
+	})
+}
+
+// TestHandledFinish waits for what is settled a moment later, but not for ever.
+func TestHandledFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		b := l.taking(7)
+		time.AfterFunc(time.Second, b.settle)
+		began := time.Now()
+		if err := l.finish(time.Minute); err != nil || time.Since(began) != time.Second {
+			t.Errorf("finish took %v: %v", time.Since(began), err)
+		}
+		if err := l.tell(true); err != nil {
+			t.Fatal(err)
+		}
+		l.toldOnly(7)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		l.taking(7).refuse()
+		never := l.taking(1)
+		began := time.Now()
+		if err := l.finish(time.Minute); err != nil || time.Since(began) != time.Minute {
+			t.Errorf("finish took %v: %v", time.Since(began), err)
+		}
+		never.settle() // after the end of the stream, to no effect
+		l.toldOnly()
+	})
+}
+
+// TestHandledCannotTell has a connection that broke.
+func TestHandledCannotTell(t *testing.T) {
+	broken := make(chan struct{})
+	c := newHandled(1<<20, func([]byte) error { return errBroken }, func() { close(broken) })
+	b, err := c.take(t.Context(), ackEvery, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.settle()
+	<-broken
+	if err := c.finish(0); !errors.Is(err, errBroken) {
+		t.Errorf("finish: %v", err)
+	}
+}
+
+// TestHandledNeverTakesBack settles from many goroutines while the server asks:
+// what it hears never shrinks, and is all in the end.
+func TestHandledNeverTakesBack(t *testing.T) {
+	var heard []int // telling keeps it to one write at a time
+	c := newHandled(1<<16, func(b []byte) error {
+		var h int
+		_, err := fmt.Sscanf(string(b), smAckHead+"%d", &h)
+		heard = append(heard, h)
+		return err
+	}, func() { t.Error("broken") })
+	var settlers sync.WaitGroup
+	for range 500 {
+		b, err := c.take(t.Context(), 1+rand.IntN(9), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		settlers.Go(b.settle)
+		if rand.IntN(4) == 0 {
+			if err := c.tell(true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	settlers.Wait()
+	if err := c.finish(patience); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.tell(true); err != nil {
+		t.Fatal(err)
+	}
+	if last := heard[len(heard)-1]; last != int(c.taken) || !slices.IsSorted(heard) {
+		t.Errorf("the server sent %d and heard %v", c.taken, heard)
+	}
+}
