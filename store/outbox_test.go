@@ -144,11 +144,11 @@ func TestOutItemsKeepsItsLimits(t *testing.T) {
 // numbers out again, in a later epoch.
 func TestOutItemsOrder(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for round := range 20 {
+	for round := range 5 {
 		s := openTemp(t)
 		var all []LaneItem
 		pos := Pos{uint64(1 + rnd.IntN(3)), 0}
-		for range rnd.IntN(12) {
+		for range 4 + rnd.IntN(6) {
 			if rnd.IntN(3) == 0 {
 				pos.Epoch += uint64(1 + rnd.IntN(2))
 			}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"strings"
@@ -79,11 +78,11 @@ func pagesOf(t *testing.T, db *sql.DB, fn func()) (pages int) {
 	return count(false)
 }
 
-// TestManyWaitingItems counts pages instead of time: with 200,000 items in the
+// TestManyWaitingItems counts pages instead of time: with many items in the
 // outbox, what reads and cuts at any place of a lane touches only what it returns and
 // the way there.
 func TestManyWaitingItems(t *testing.T) {
-	const n, epochs = 200_000, 4
+	const n, epochs = manyItems, 4
 	s, err := Open(t.Context(), Options{Path: t.TempDir() + "/db", Readers: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +103,7 @@ func TestManyWaitingItems(t *testing.T) {
 	for name, fn := range map[string]func(){
 		"head":    func() { read(s.OutItems(t.Context(), lane, Pos{}, 10, 1<<20)) },
 		"middle":  func() { read(s.OutItems(t.Context(), lane, middle, 10, 1<<20)) },
-		"bytes":   func() { read(s.OutItems(t.Context(), lane, middle, n, 10*310)) },
+		"bytes":   func() { read(s.OutItems(t.Context(), lane, middle, n, 10*(itemOverhead+10))) },
 		"expired": func() { read(s.ExpiredOut(t.Context(), lane, middle, expired, 10)) },
 		"list":    func() { read(s.ListOut(t.Context(), lane, 10)) },
 		"item": func() {
@@ -135,25 +134,17 @@ func TestManyWaitingItems(t *testing.T) {
 	}
 }
 
-// fill puts n expired items of about 300 bytes into a lane, in as many epochs.
+// fill puts n small expired items into a lane, in as many epochs.
 func fill(t testing.TB, s *Store, n, epochs int, expires time.Time) (lane int64) {
 	t.Helper()
 	l := outLane(t, s, "chat")
-	err := s.Write(context.Background(), func(tx *sql.Tx) error {
-		const step = 1000
-		for i := 0; i < n; i += step {
-			items := laneItems(uint64(1+i*epochs/n), uint64(i+1), step, 200)
-			for j := range items {
-				items[j].Expires = expires
-			}
-			if err := s.AddOutItems(tx, l.ID, items); err != nil {
-				return err
-			}
-		}
-		return nil
+	before, _ := laneKeys(l.ID)
+	write(t, s, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+			INSERT INTO outbox (id, epoch, kind, at, expires, size, mid, conv, body)
+			SELECT ?2 + i, 1 + (i - 1) * ?3 / ?1, 1, 1, ?4, 80, zeroblob(4), 'c', zeroblob(4) FROM n`,
+			n, before, epochs, millis(expires))
+		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return l.ID
 }

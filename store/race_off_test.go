@@ -1,0 +1,5 @@
+//go:build !race
+
+package store
+
+const manyItems = 200_000
