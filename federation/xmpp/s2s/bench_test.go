@@ -2,10 +2,14 @@ package s2s
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -71,6 +75,64 @@ func BenchmarkStream(b *testing.B) {
 			b.SetBytes(int64(len(stanza)))
 			b.ResetTimer()
 			once(b.N)
+		})
+	}
+}
+
+// repeated is a connection from which n stanzas can be read.
+type repeated struct {
+	net.Conn
+	stanza string
+	n      int
+	rest   string
+}
+
+func (c *repeated) Read(b []byte) (n int, err error) {
+	for n < len(b) {
+		if c.rest == "" {
+			if c.n == 0 {
+				return n, io.EOF
+			}
+			c.rest = c.stanza
+			c.n--
+		}
+		k := copy(b[n:], c.rest)
+		c.rest = c.rest[k:]
+		n += k
+	}
+	return n, nil
+}
+
+func (c *repeated) Write(b []byte) (int, error) { return len(b), nil }
+
+func (c *repeated) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *repeated) SetReadDeadline(time.Time) error { return nil }
+
+// BenchmarkRelay is an inbound stream without the connection below it, with and
+// without stream management. Each op is one stanza.
+func BenchmarkRelay(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		size    int
+		managed bool
+	}{{"chat", 370, false}, {"chat managed", 370, true}, {"iq 20 KiB", 20 << 10, false}, {"iq 20 KiB managed", 20 << 10, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			s, err := New(Config{CA: openCA(b), Handler: &counter{done: make(chan struct{}, 1)}, Servers: []Server{{Addr: freeAddr()}}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			stanza := "<message from='alice@b.grid/x' to='bob@a.grid' type='chat' id='1'><body>" + strings.Repeat("x", c.size-88) + "</body></message>"
+			in := &inbound{stream: newStream(&repeated{stanza: stanza, n: b.N}, time.Second), s: s}
+			if c.managed {
+				in.handled = newHandled(s.limits.Unsettled, in.write, func() { b.Error("broken") })
+			}
+			b.ReportAllocs()
+			b.SetBytes(int64(len(stanza)))
+			b.ResetTimer()
+			if err := in.lastAck(b.Context(), in.relay(b.Context())); !errors.Is(err, io.EOF) {
+				b.Fatal(err)
+			}
 		})
 	}
 }

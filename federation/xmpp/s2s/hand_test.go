@@ -159,6 +159,37 @@ func TestHandUntouched(t *testing.T) {
 	returned(t, done, 1, "")
 }
 
+// TestHandBehindFailure waits behind a stanza whose write fails.
+func TestHandBehindFailure(t *testing.T) {
+	f := newFake(t)
+	g, h := f.streams(Limits{Queue: 64 << 20})
+	send(t, g, "0")
+	d := f.accept()
+	d.play(managed + "< <message id='0'/>")
+	big := []byte("<message>" + strings.Repeat("x", 32<<20) + "</message>") // more than any socket buffer
+	if err := g.Send(t.Context(), "b.grid", "a.grid", big); err != nil {
+		t.Fatal(err)
+	}
+	o, err := g.outbound(pair{"b.grid", "a.grid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := func(n int) {
+		for queued := -1; queued != n; time.Sleep(time.Millisecond) {
+			o.mu.Lock()
+			queued = len(o.queue)
+			o.mu.Unlock()
+		}
+	}
+	waits(0) // it is being written
+	done := handing(t.Context(), g, "1")
+	waits(1)
+	d.conn.Close()
+	f.accept().play(managed + "< <message id='1'/>" + askedFor + "\n> <a xmlns='urn:xmpp:sm:3' h='1'/>")
+	returned(t, done, 1, "")
+	h.wait(t, func(_, failed []string) bool { return len(failed) == 1 })
+}
+
 // TestHandOverdue has a server that takes a stanza and says nothing.
 func TestHandOverdue(t *testing.T) {
 	f := newFake(t)

@@ -71,12 +71,13 @@ func TestHandledInOrder(t *testing.T) {
 		defer l.close()
 		one, two, three := l.taking(1), l.taking(20), l.taking(300)
 		three.settle()
-		two.settle()
 		if err := l.tell(true); err != nil {
 			t.Fatal(err)
 		}
 		l.toldOnly(0)
 		one.settle()
+		l.toldOnly(1)
+		two.settle()
 		l.toldOnly(321)
 		one.settle() // a handler that says so again must not count it again
 		time.Sleep(time.Hour)
@@ -108,7 +109,7 @@ func TestHandledIsTold(t *testing.T) {
 		l.taking(3).settle()
 		time.Sleep(ackDelay - 1)
 		l.toldOnly()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		l.toldOnly(ackEvery + 5)
 		time.Sleep(time.Hour)
 		l.toldOnly()
@@ -136,6 +137,21 @@ func TestHandledWraps(t *testing.T) {
 		}
 		b.settle()
 		l.toldOnly(3, 4)
+	})
+}
+
+// TestHandledAskedLongAgo: what the server asked about half a count ago does not
+// seem to lie ahead.
+func TestHandledAskedLongAgo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		l.taking(1 << 31).settle()
+		l.toldOnly(1 << 31)
+		l.taking(1 << 30).settle()
+		l.toldOnly(3 << 30)
+		l.taking(1).settle()
+		l.toldOnly()
 	})
 }
 

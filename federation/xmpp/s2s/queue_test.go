@@ -3,8 +3,10 @@ package s2s
 import (
 	"errors"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -99,5 +101,39 @@ func TestForgotten(t *testing.T) {
 	}
 	if _, err := old.put([][]byte{[]byte("<iq/>")}, 5, nil); !errors.Is(err, errForgotten) {
 		t.Errorf("put into a forgotten pair: %v", err)
+	}
+}
+
+// piecemeal is a connection that takes one byte at a time.
+type piecemeal struct {
+	net.Conn
+	got []byte
+}
+
+func (c *piecemeal) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *piecemeal) Write(b []byte) (int, error) {
+	for _, x := range b {
+		c.got = append(c.got, x)
+		runtime.Gosched()
+	}
+	return len(b), nil
+}
+
+// TestWritesAreWhole has stanzas and acknowledgements come from many goroutines.
+func TestWritesAreWhole(t *testing.T) {
+	c := &piecemeal{}
+	st := &stream{conn: c, writeWait: time.Second}
+	var writers sync.WaitGroup
+	for range 20 {
+		writers.Go(func() {
+			if err := st.write([]byte("<stanza/>")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	writers.Wait()
+	if got := string(c.got); got != strings.Repeat("<stanza/>", 20) {
+		t.Errorf("written: %s", got)
 	}
 }

@@ -37,7 +37,8 @@ type Handler interface {
 	// Blocking pushes back on the server; an error closes the stream. settled is
 	// called once, possibly later and from another goroutine, when nothing that
 	// happens to the gateway can lose one of them without a word: each is on disk,
-	// or was answered, or was of a kind that nobody keeps.
+	// or was answered, or was of a kind that nobody keeps. A server with stream
+	// management is told then (XEP-0198 §4); after an error it does not matter.
 	Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error
 	// Failed is given every stanza that Send took and that could not be written
 	// to the local server, once. It must not block.
