@@ -114,3 +114,21 @@ func whole(ctx context.Context, file string) error {
 	}
 	return nil
 }
+
+// truncateLog moves what is in the write-ahead log of a database in use to where
+// it belongs, and leaves the log empty.
+func truncateLog(ctx context.Context, file string) error {
+	db, err := sql.Open("sqlite", "file:"+file+"?mode=rw&_pragma=busy_timeout(500)")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var busy, inLog, moved int
+	if err := db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &inLog, &moved); err != nil {
+		return fmt.Errorf("empty the log of %s: %w", file, err)
+	}
+	if busy != 0 {
+		return fmt.Errorf("empty the log of %s: it is in use", file)
+	}
+	return nil
+}

@@ -161,7 +161,7 @@ func (w *world) fillDisk(ctx context.Context, r *rand.Rand) error {
 	s, d := w.either(r), between(r, 100*time.Millisecond, 2*time.Second)
 	s.log.Info("disk full", "for", d)
 	w.tally.fills.Add(1)
-	if err := s.disk.fill(); err != nil {
+	if err := s.fill(ctx); err != nil {
 		return err
 	}
 	pause(ctx, d)

@@ -214,6 +214,14 @@ func (l *ledger) now() (counts, time.Time) {
 	return l.count, l.last
 }
 
+// underWay counts the acknowledged messages of a way that are neither there nor
+// told.
+func (l *ledger) underWay(wayNo int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ways[wayNo].pending
+}
+
 // arrivals counts the messages that have arrived at a site for the first time.
 func (l *ledger) arrivals(at *site) int {
 	l.mu.Lock()

@@ -12,6 +12,11 @@ const (
 	// maxBatch is how many messages of a conversation are handed over at once,
 	// and with that how many of it are unacknowledged.
 	maxBatch = 64
+	// While more than a third of the messages that may be under way are, because
+	// nothing gets through for a while, a conversation sends only some now and
+	// then, so that the gateways always have something to take in.
+	trickleBatch = 4
+	tricklePause = 20 * time.Millisecond
 	// sendAgain is how long a sender waits after its server could not send.
 	sendAgain = 30 * time.Millisecond
 )
@@ -38,6 +43,10 @@ type sender struct {
 func (s *sender) run(load, ctx context.Context) error {
 	for load.Err() == nil {
 		n := 1 + rand.Uint32N(maxBatch)
+		if s.w.ledger.underWay(s.wayNo) > s.limit/3 {
+			n = 1 + rand.Uint32N(trickleBatch)
+			pause(ctx, tricklePause)
+		}
 		first, ok := s.w.ledger.take(load, s.wayNo, s.conv, n, s.limit)
 		if !ok {
 			return nil

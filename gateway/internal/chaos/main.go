@@ -68,7 +68,7 @@ func main() {
 	flag.DurationVar(&o.length, "for", time.Minute, "how long there are faults")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())%1e6, "the course of the faults")
 	flag.Float64Var(&o.kills, "kills", 110, "kills a minute, about")
-	flag.IntVar(&o.backlog, "backlog", 4000, "acknowledged messages of each way that may be under way")
+	flag.IntVar(&o.backlog, "backlog", 12000, "acknowledged messages of each way that may be under way")
 	flag.StringVar(&o.program, "program", "", "the yggate to run (default: built from this tree)")
 	flag.BoolVar(&o.keep, "keep", false, "keep the logs in any case")
 	flag.Parse()

@@ -187,6 +187,20 @@ func (s *site) outage(wait func()) error {
 	return s.server.start()
 }
 
+// fill fills the gateway's disk. SQLite writes its log over and over within the
+// room that the file has once taken, and would not notice for long; so the log is
+// cut to nothing first.
+func (s *site) fill(ctx context.Context) error {
+	s.mu.Lock() // nobody looks at what a dead gateway left behind meanwhile
+	defer s.mu.Unlock()
+	if s.gateway.Running() {
+		if err := truncateLog(ctx, s.checks.database); err != nil {
+			s.log.Info("the disk is filled beside a log with room in it", "err", err)
+		}
+	}
+	return s.disk.fill()
+}
+
 // stop ends everything of the site.
 func (s *site) stop() error {
 	var errs []error

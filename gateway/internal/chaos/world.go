@@ -12,8 +12,8 @@ import (
 	"github.com/yggate/yggate/gateway/internal/peertest"
 )
 
-// diskSize is that of each gateway's disk: several times what its state needs
-// when maxUnderWay messages wait each way.
+// diskSize is that of each gateway's disk: several times what its state needs when
+// all messages wait that may be under way.
 const diskSize = 64 << 20
 
 // world is two grids that are peers, and everything that is done to them.
