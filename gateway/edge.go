@@ -34,13 +34,14 @@ type edge struct {
 	mesh    *mesh
 	links   *link.Links
 	lanes   *lane.Memory
+	durable *lane.Durable
 	adapter *xmpp.Adapter
 	streams *s2s.Streams
 	dns     *dns.Responder // nil in hosts mode
 }
 
 // newEdge builds the parts and joins them; nothing runs yet.
-func newEdge(g *gateway, epoch uint64) (*edge, error) {
+func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
 	e := &edge{g: g, epoch: epoch, registry: prometheus.NewRegistry()}
 	conf := g.conf.Load()
 	var err error
@@ -57,8 +58,31 @@ func newEdge(g *gateway, epoch uint64) (*edge, error) {
 		Streams: e.links, Directory: g.registry.Directory(), Log: g.log, Metrics: e.registry,
 		Handlers: map[federation.Protocol]lane.Handler{federation.XMPP: e.adapter},
 	})
-	e.adapter.Connect(e.lanes, e.streams)
+	if e.durable, err = lane.NewDurable(ctx, lane.DurableConfig{
+		Store: g.store, Streams: e.links, Directory: g.registry.Directory(), Epoch: epoch, Log: g.log, Metrics: e.registry,
+		Recipients: map[federation.Protocol]lane.Recipient{federation.XMPP: e.adapter},
+	}); err != nil {
+		return nil, fmt.Errorf("durable lanes: %w", err)
+	}
+	e.adapter.Connect(e.lanes, e.durable, e.streams)
 	return e, nil
+}
+
+// lanesServed are the lanes that peers may open.
+func lanesServed() []string {
+	names := []string{string(lane.Eph)}
+	for _, name := range lane.DurableLanes() {
+		names = append(names, string(name))
+	}
+	return names
+}
+
+// serveLane works a stream that a peer opened.
+func (e *edge) serveLane(ctx context.Context, peer *federation.Peer, name string, stream io.ReadWriteCloser) error {
+	if name == string(lane.Eph) {
+		return e.lanes.ServeStream(ctx, peer, name, stream)
+	}
+	return e.durable.ServeStream(ctx, peer, name, stream)
 }
 
 func (e *edge) newLinks(conf *config.Config) (err error) {
@@ -66,10 +90,7 @@ func (e *edge) newLinks(conf *config.Config) (err error) {
 		Directory: e.g.registry.Directory(), Leaf: e.g.identity.Leaf,
 		Transports: map[string]transports.Transport{ygg.Network: e.mesh.node},
 		Port:       conf.Mesh.Port, Epoch: e.epoch, Software: "yggate " + Version(),
-		Lanes: []string{string(lane.Eph)}, Unknown: e.g.pairing.Handler(),
-		ServeLane: func(ctx context.Context, peer *federation.Peer, name string, stream io.ReadWriteCloser) error {
-			return e.lanes.ServeStream(ctx, peer, name, stream)
-		},
+		Lanes: lanesServed(), Unknown: e.g.pairing.Handler(), ServeLane: e.serveLane,
 		OnState: e.linkChanged, Log: e.g.log, Metrics: e.registry,
 	})
 	return err
@@ -136,6 +157,7 @@ func (e *edge) run(ctx context.Context) error {
 	part("mesh", e.mesh.run)
 	part("links", e.links.Run)
 	part("lanes", e.lanes.Run)
+	part("durable lanes", e.durable.Run)
 	part("pairing", func(ctx context.Context) error { return e.g.pairing.Run(ctx, e.links) })
 	part("xmpp", e.adapter.Run)
 	part("xmpp streams", e.streams.Run)
@@ -152,11 +174,13 @@ func (e *edge) run(ctx context.Context) error {
 func (e *edge) linkChanged(ev link.Event) {
 	if ev.Up {
 		e.lanes.PeerUp(ev.Peer)
+		e.durable.PeerUp(ev.Peer)
 		e.adapter.PeerUp(ev.Peer, ev.Epoch)
 		e.g.pairing.Wake(ev.Peer)
 		return
 	}
 	e.lanes.PeerDown(ev.Peer)
+	e.durable.PeerDown(ev.Peer)
 	e.adapter.PeerDown(ev.Peer)
 }
 

@@ -48,7 +48,7 @@ func (g *gateway) runEdge(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("new epoch: %w", err)
 	}
-	e, err := newEdge(g, epoch)
+	e, err := newEdge(ctx, g, epoch)
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,9 @@ const (
 )
 
 // frame is one item on the wire. The keys are small integers and absent ones are
-// zero, so that later versions can add to it. Epoch, PrevEpoch and PrevSeq
-// belong to the durable lanes.
+// zero, so that later versions can add to it. Epoch, PrevEpoch, PrevSeq and At
+// belong to the durable lanes, whose streams begin with a frame that has only an
+// Epoch.
 type frame struct {
 	Epoch     uint64 `cbor:"1,keyasint,omitempty"`
 	Seq       uint64 `cbor:"2,keyasint,omitempty"`
@@ -46,9 +47,11 @@ type frame struct {
 	Conv      string `cbor:"7,keyasint,omitempty"`
 	Expires   int64  `cbor:"8,keyasint,omitempty"` // Unix milliseconds
 	Body      []byte `cbor:"9,keyasint,omitempty"`
+	At        int64  `cbor:"10,keyasint,omitempty"` // Unix milliseconds
 }
 
-// ack says that every frame up to Seq was delivered, except the ones in Refused.
+// ack says that every frame up to Seq was delivered, except the ones in Refused;
+// on a durable lane, that every one up to Epoch and Seq was taken.
 type ack struct {
 	Epoch     uint64    `cbor:"1,keyasint,omitempty"`
 	Seq       uint64    `cbor:"2,keyasint,omitempty"`

@@ -15,7 +15,11 @@ import (
 // budget is what one peer may send, over all of its streams and reconnections.
 type budget struct {
 	items, bytes *rate.Limiter
+	turns        turnstile // of the lane Eph
+}
 
+// turnstile lets one stream at a time through.
+type turnstile struct {
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // ends the stream that has the turn
 	done   chan struct{}           // closed when that has ended
@@ -23,17 +27,17 @@ type budget struct {
 
 var errReplaced = errors.New("the peer has opened another stream for this lane")
 
-// turn makes the caller's stream the only one of the peer: the one before is
-// ended and waited for, so that items stay in order and what a peer can make
-// this gateway hold is bounded. The caller works within the returned context
-// and calls leave when it has ended.
-func (b *budget) turn(ctx context.Context) (_ context.Context, leave func()) {
+// enter makes the caller's stream the only one: the one before is ended and
+// waited for, so that items stay in order and what a peer can make this gateway
+// hold is bounded. The caller works within the returned context and calls leave
+// when it has ended.
+func (t *turnstile) enter(ctx context.Context) (_ context.Context, leave func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
-	b.mu.Lock()
-	endLast, last := b.cancel, b.done
-	b.cancel, b.done = cancel, done
-	b.mu.Unlock()
+	t.mu.Lock()
+	endLast, last := t.cancel, t.done
+	t.cancel, t.done = cancel, done
+	t.mu.Unlock()
 	if last != nil {
 		endLast(errReplaced)
 		<-last
@@ -46,19 +50,30 @@ func (b *budget) turn(ctx context.Context) (_ context.Context, leave func()) {
 func (m *Memory) budget(p *federation.Peer) *budget {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if b := m.budgets[p.ID]; b != nil {
+	return budgetOf(m.budgets, p, m.cfg.Directory.Now())
+}
+
+// budget is shared by the lanes of the peer.
+func (d *Durable) budget(p *federation.Peer) *budget {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return budgetOf(d.budgets, p, d.cfg.Directory.Now())
+}
+
+// budgetOf finds or makes a peer's budget, and forgets those of peers that are gone.
+func budgetOf(budgets map[federation.GridID]*budget, p *federation.Peer, now *federation.Snapshot) *budget {
+	if b := budgets[p.ID]; b != nil {
 		return b
 	}
-	now := m.cfg.Directory.Now()
-	for id := range m.budgets {
+	for id := range budgets {
 		if now.Peer(id) == nil {
-			delete(m.budgets, id)
+			delete(budgets, id)
 		}
 	}
 	// A limiter begins with its burst only if it is made with it.
 	items, bytes := rates(&p.Policy.Limits)
 	b := &budget{items: rate.NewLimiter(items.limit, items.burst), bytes: rate.NewLimiter(bytes.limit, bytes.burst)}
-	m.budgets[p.ID] = b
+	budgets[p.ID] = b
 	return b
 }
 

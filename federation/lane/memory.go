@@ -141,9 +141,17 @@ func (m *Memory) Send(ctx context.Context, peer federation.GridID, lane Name, it
 var ErrItem = errors.New("item cannot be sent")
 
 func (m *Memory) checkItem(it *Item) error {
-	switch {
-	case m.cfg.Handlers[it.Kind] == nil || kindNumber[it.Kind] == 0:
+	if m.cfg.Handlers[it.Kind] == nil {
 		return fmt.Errorf("%w: no handler for kind %q", ErrItem, it.Kind)
+	}
+	return checkItem(it)
+}
+
+// checkItem enforces what holds on every lane.
+func checkItem(it *Item) error {
+	switch {
+	case kindNumber[it.Kind] == 0:
+		return fmt.Errorf("%w: kind %q has no number on the wire", ErrItem, it.Kind)
 	case len(it.Body) > MaxBody:
 		return fmt.Errorf("%w: body of %d bytes, at most %d", ErrItem, len(it.Body), MaxBody)
 	case len(it.ID) > MaxID:

@@ -32,7 +32,7 @@ func (m *Memory) ServeStream(ctx context.Context, peer *federation.Peer, name st
 		return fmt.Errorf("serve lane %q: %w", name, ErrUnknownLane)
 	}
 	budget := m.budget(peer)
-	ctx, leave := budget.turn(ctx)
+	ctx, leave := budget.turns.enter(ctx)
 	defer leave()
 	in := &inbound{
 		m: m, id: peer.ID, budget: budget, count: m.metrics.receiver(peer.Name),

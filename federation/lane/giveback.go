@@ -1,0 +1,290 @@
+package lane
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane/journal"
+	"github.com/yggate/yggate/store"
+)
+
+// Why an item became a dead letter, as the store, the metrics and the commands
+// name it.
+const (
+	ReasonExpired = "expired"
+	ReasonDropped = "dropped"
+	ReasonPeer    = "peer"
+)
+
+const (
+	sweepEvery = time.Second
+	// lookAgain is the longest time between two looks for expired items.
+	lookAgain = 30 * time.Second
+	buryItems = 256
+	// Dead letters are kept for people to look at, so many and so long.
+	keepDead    = 10_000
+	keepDeadFor = 30 * 24 * time.Hour
+	purgeEvery  = 10 * time.Minute
+	purgeItems  = 1000
+)
+
+// reasonError is what a Recipient hears of a reason.
+func reasonError(reason, detail string) error {
+	switch reason {
+	case ReasonExpired:
+		return ErrExpired
+	case ReasonDropped:
+		return ErrDropped
+	}
+	return fmt.Errorf("%w: %s", federation.ErrPeerNotActive, detail)
+}
+
+// bury turns items of the outbox into dead letters. It needs l.sending, and none
+// of them may be on its way.
+func (l *outLane) bury(items []store.LaneItem, reason, detail string) error {
+	err := l.do(func(tx *sql.Tx, row *store.OutLane) error {
+		return l.d.cfg.Store.BuryOut(tx, row, items, reason, detail)
+	})
+	if err != nil {
+		return fmt.Errorf("bury items: %w", err)
+	}
+	l.d.metrics.dead.WithLabelValues(l.d.peerName(l.key.peer), reason).Add(float64(len(items)))
+	l.log().Warn("items given up", "reason", reason, "count", len(items))
+	signal(l.d.untold)
+	return nil
+}
+
+// settledUpTo is the position behind which nothing is on its way to the peer. It
+// needs l.sending.
+func (l *outLane) settledUpTo() journal.Pos {
+	if l.flight != nil {
+		return l.flight.Sent()
+	}
+	return l.reached
+}
+
+// expire buries what has waited for too long. An item that is to wait less long
+// than the ones before it goes when they have gone.
+func (l *outLane) expire(ctx context.Context, now time.Time) error {
+	if now.Before(l.quietUntil()) {
+		return nil
+	}
+	for {
+		n, err := l.expirePage(ctx, now)
+		if n < buryItems || err != nil {
+			return err
+		}
+	}
+}
+
+func (l *outLane) quietUntil() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.row.Items == 0 {
+		return time.Now().Add(sweepEvery)
+	}
+	return l.quiet
+}
+
+func (l *outLane) expirePage(ctx context.Context, now time.Time) (int, error) {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	id, after := l.id(), store.Pos(l.settledUpTo())
+	items, err := l.d.cfg.Store.ExpiredOut(ctx, id, after, now, buryItems)
+	if err != nil {
+		return 0, fmt.Errorf("look for expired items: %w", err)
+	}
+	if len(items) > 0 {
+		return len(items), l.bury(items, ReasonExpired, "")
+	}
+	first, err := l.d.cfg.Store.OutItems(ctx, id, after, 1, 1)
+	if err != nil {
+		return 0, fmt.Errorf("look for the oldest item: %w", err)
+	}
+	quiet := now.Add(lookAgain)
+	if len(first) > 0 && first[0].Expires.Before(quiet) {
+		quiet = first[0].Expires
+	}
+	l.mu.Lock()
+	l.quiet = quiet
+	l.mu.Unlock()
+	return 0, nil
+}
+
+func (l *outLane) id() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.row.ID
+}
+
+// sweep buries what expires and forgets what is old, until ctx is done.
+func (d *Durable) sweep(ctx context.Context) error {
+	var purged time.Time
+	for pause(ctx, sweepEvery) {
+		now := time.Now()
+		for _, l := range d.outLanes() {
+			if err := l.expire(ctx, now); err != nil && ctx.Err() == nil {
+				l.log().Error("expired items could not be given back; they are tried again", "err", err)
+			}
+		}
+		d.buryGone(ctx)
+		if now.Sub(purged) < purgeEvery {
+			continue
+		}
+		purged = now
+		if err := d.purge(ctx, now); err != nil && ctx.Err() == nil {
+			d.cfg.Log.Error("old ids and dead letters could not be deleted; it is tried again", "err", err)
+		}
+	}
+	return nil
+}
+
+// purge deletes what has been kept for long enough, a little at a time so that
+// nobody waits for it.
+func (d *Durable) purge(ctx context.Context, now time.Time) error {
+	for _, step := range []func(tx *sql.Tx) (int64, error){
+		func(tx *sql.Tx) (int64, error) { return d.cfg.Store.PurgeTaken(tx, now.Add(-takenFor), purgeItems) },
+		func(tx *sql.Tx) (int64, error) {
+			return d.cfg.Store.PurgeDead(tx, keepDead, now.Add(-keepDeadFor), purgeItems)
+		},
+	} {
+		for {
+			var n int64
+			err := d.cfg.Store.Write(ctx, func(tx *sql.Tx) (err error) {
+				n, err = step(tx)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if n < purgeItems {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// followPeers gives back what waits for peers that are blocked or removed, until
+// ctx is done.
+func (d *Durable) followPeers(ctx context.Context) error {
+	changed, cancel := d.cfg.Directory.Subscribe()
+	defer cancel()
+	for {
+		d.buryGone(ctx)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// buryGone buries what waits for peers that are blocked or removed. What is on its
+// way when a peer goes is buried when its stream has ended, at the next sweep.
+func (d *Durable) buryGone(ctx context.Context) {
+	now := d.cfg.Directory.Now()
+	for _, l := range d.outLanes() {
+		p := now.Peer(l.key.peer)
+		if p != nil && p.State != federation.StateBlocked && p.State != federation.StateRemoved || l.items() == 0 {
+			continue
+		}
+		if err := l.buryAll(ctx, ReasonPeer, "the grid is no peer any more"); err != nil && ctx.Err() == nil {
+			l.log().Error("what waits for a peer that is gone could not be given back; it is tried again", "err", err)
+		}
+	}
+}
+
+// buryAll buries everything that is not on its way.
+func (l *outLane) buryAll(ctx context.Context, reason, detail string) error {
+	for {
+		n, err := l.buryPage(ctx, reason, detail)
+		if n == 0 || err != nil {
+			return err
+		}
+	}
+}
+
+func (l *outLane) buryPage(ctx context.Context, reason, detail string) (int, error) {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	id := l.id()
+	if id == 0 {
+		return 0, nil
+	}
+	items, err := l.d.cfg.Store.OutItems(ctx, id, store.Pos(l.settledUpTo()), buryItems, pageBytes)
+	if err != nil || len(items) == 0 {
+		return 0, err
+	}
+	return len(items), l.bury(items, reason, detail)
+}
+
+// giveBack tells senders what has become of their items, oldest first for each
+// peer, until ctx is done. A peer whose senders cannot be told now does not hold
+// up the others.
+func (d *Durable) giveBack(ctx context.Context) error {
+	for ctx.Err() == nil {
+		more, err := d.giveBackOnce(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.cfg.Log.Error("dead letters could not be given back; they are tried again", "err", err)
+		}
+		if more {
+			continue
+		}
+		timer := time.NewTimer(handMax)
+		select {
+		case <-d.untold:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// giveBackOnce tells the senders of a page of dead letters of each peer. more
+// says that there is something left that may go on at once.
+func (d *Durable) giveBackOnce(ctx context.Context) (more bool, err error) {
+	peers, err := d.cfg.Store.UntoldPeers(ctx)
+	if err != nil {
+		return false, err
+	}
+	var errs []error
+	for _, peer := range peers {
+		dead, err := d.cfg.Store.Untold(ctx, peer, 0, buryItems)
+		if err != nil {
+			return false, err
+		}
+		n, err := d.tell(ctx, dead)
+		errs = append(errs, err)
+		more = more || n == buryItems
+	}
+	return more, errors.Join(errs...)
+}
+
+// tell gives dead letters back, in order, and notes which senders were told.
+func (d *Durable) tell(ctx context.Context, dead []store.Dead) (told int, err error) {
+	var rows []int64
+	for i := range dead {
+		l := &dead[i]
+		to := d.cfg.Recipients[protocolOf(l.Kind)]
+		if to != nil {
+			it := Item{ID: l.ID, Kind: protocolOf(l.Kind), Conv: l.Conv, At: l.At, Expires: l.Expires, Body: l.Body}
+			peer := d.cfg.Directory.Now().Peer(federation.GridID(l.Peer))
+			if err = to.GiveBack(ctx, peer, it, reasonError(l.Reason, l.Detail)); err != nil {
+				err = fmt.Errorf("give back an item for %s: %w", d.peerName(federation.GridID(l.Peer)), err)
+				break
+			}
+		}
+		rows = append(rows, l.Row)
+	}
+	if len(rows) == 0 {
+		return 0, err
+	}
+	// They have been told, whatever happens now.
+	return len(rows), errors.Join(err, d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, rows) }))
+}
