@@ -1,6 +1,7 @@
 package s2s
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -359,7 +360,7 @@ func (d *dialogue) flood() (sent int) {
 // runStoppable runs streams until stop is called.
 func runStoppable(t *testing.T, c Config) (stop func(), ended <-chan error, g *Streams) {
 	t.Helper()
-	c.Listen = "127.0.0.1:0"
+	c.Listen = cmp.Or(c.Listen, "127.0.0.1:0")
 	g, err := New(c)
 	if err != nil {
 		t.Fatal(err)

@@ -77,6 +77,8 @@ func TestFlightWithdrawn(t *testing.T) {
 	if hands[0].had != 0 || !errors.Is(hands[0].err, errBroken) || hands[1].had != 2 || hands[1].err != nil {
 		t.Errorf("the hands have %d (%v) and %d (%v)", hands[0].had, hands[0].err, hands[1].had, hands[1].err)
 	}
+	last := loaded(f, 1)[0]
+	last.end(errBroken)
 	if !f.due().IsZero() {
 		t.Error("something is due although nobody waits")
 	}

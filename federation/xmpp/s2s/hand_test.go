@@ -163,15 +163,18 @@ func TestHandUntouched(t *testing.T) {
 func TestHandBehindFailure(t *testing.T) {
 	f := newFake(t)
 	g, h := f.streams(Limits{Queue: 64 << 20})
+	o, err := g.outbound(pair{"b.grid", "a.grid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.mu.Lock()
+	o.err = errBroken // the attempt before
+	o.mu.Unlock()
 	send(t, g, "0")
 	d := f.accept()
 	d.play(managed + "< <message id='0'/>")
 	big := []byte("<message>" + strings.Repeat("x", 32<<20) + "</message>") // more than any socket buffer
 	if err := g.Send(t.Context(), "b.grid", "a.grid", big); err != nil {
-		t.Fatal(err)
-	}
-	o, err := g.outbound(pair{"b.grid", "a.grid"})
-	if err != nil {
 		t.Fatal(err)
 	}
 	waits := func(n int) {
@@ -188,6 +191,7 @@ func TestHandBehindFailure(t *testing.T) {
 	f.accept().play(managed + "< <message id='1'/>" + askedFor + "\n> <a xmlns='urn:xmpp:sm:3' h='1'/>")
 	returned(t, done, 1, "")
 	h.wait(t, func(_, failed []string) bool { return len(failed) == 1 })
+	h.isBack(t, "a.grid") // once: the second stream follows one that was open
 }
 
 // TestHandOverdue has a server that takes a stanza and says nothing.

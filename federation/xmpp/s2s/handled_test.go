@@ -171,6 +171,7 @@ func TestHandledIsBounded(t *testing.T) {
 		}
 		first.settle()
 		second := <-more
+		l.toldOnly(1000)
 		third := l.taking(1)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -183,7 +184,6 @@ func TestHandledIsBounded(t *testing.T) {
 		}
 		second.settle()
 		l.taking(1)
-		l.toldOnly(1000)
 	})
 }
 

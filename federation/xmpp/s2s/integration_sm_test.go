@@ -3,11 +3,13 @@
 package s2s
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -44,7 +46,7 @@ func TestRealProsodyIsAcknowledged(t *testing.T) {
 	g := start(t, Config{CA: ca, Handler: h, Listen: listen, Servers: []Server{{Addr: real.site.addr}}})
 	roundTrip(t, g, h, "uncounted")
 	(<-held)()
-	real.logs("enabled xmlns='urn:xmpp:sm:3'")
+	real.logs("Received[s2sout]: <enabled ")
 	roundTrip(t, g, h, "counted")
 	real.logs("(acked: 0)") // the answer to its request, while nothing is settled
 	if strings.Contains(real.log(), "(acked: 1)") {
@@ -52,6 +54,29 @@ func TestRealProsodyIsAcknowledged(t *testing.T) {
 	}
 	(<-held)()
 	real.logs("#queue = 0 (acked: 1)")
+}
+
+// TestRealProsodyResends breaks the stream under a stanza that is not settled.
+// Prosody, told to by smacks_s2s_resend, gives it to us again at once. (Without, or
+// where nothing listens by then, it answers the sender with an error.)
+func TestRealProsodyResends(t *testing.T) {
+	ca, h, listen := openCA(t), newRecorder(), freeAddr()
+	var refuse atomic.Bool
+	h.take = func(context.Context) error {
+		if refuse.CompareAndSwap(true, false) {
+			return errors.New("on purpose")
+		}
+		return nil
+	}
+	real := install(t, kinds["prosody"], listen, ca, ca)
+	g := start(t, Config{CA: ca, Handler: h, Listen: listen, Servers: []Server{{Addr: real.site.addr}}})
+	roundTrip(t, g, h, "settled")
+	real.logs("Received[s2sout]: <enabled ")
+	refuse.Store(true)
+	roundTrip(t, g, h, "refused at first")
+	if refuse.Load() {
+		t.Error("the stream was not broken")
+	}
 }
 
 // pings are stanzas that a server answers.

@@ -87,6 +87,7 @@ pidfile = "%[1]s/pid"
 data_path = "%[1]s"
 log = { debug = "%[1]s/server.log" }
 modules_enabled = { "tls"; "saslauth"; "dialback"; "disco"; "ping"; "smacks"; "s2s_bidi"; "posix" }
+smacks_s2s_resend = true
 s2s_interfaces = { %[2]q }
 s2s_ports = { %[3]s }
 s2s_require_encryption = true
