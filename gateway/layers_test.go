@@ -64,6 +64,7 @@ var layers = merge(
 		"gateway/internal/chaos":              {may: []string{"federation/xmpp/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},
+		"bench/lane":                          {may: list(below, "transports/tcp")},
 		"bench/mesh":                          {may: list(carriers, "transports")},
 	},
 )

@@ -1,0 +1,119 @@
+package lane
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+)
+
+// TestLockedStore has another program hold the database: nothing is acknowledged
+// while it does, and nothing is lost when it lets go.
+func TestLockedStore(t *testing.T) {
+	t.Parallel()
+	a, b := towns(t)
+	a.wake()
+	b.wake()
+	a.now().PeerUp("bob")
+	a.put("bob", "0")
+	other, err := sql.Open("sqlite", "file:"+a.path+"?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	lock, err := other.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := make(chan error, 1)
+	if err := a.now().Put(t.Context(), "bob", Chat, func(err error) { stored <- err }, Item{Kind: federation.XMPP, Conv: "a b", Body: []byte("1")}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the store to say that it is locked", func() bool { return a.st.Health().Err != "" })
+	select {
+	case err := <-stored:
+		t.Fatalf("acknowledged (%v) while the database is locked", err)
+	default:
+	}
+	if err := lock.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stored; err != nil {
+		t.Errorf("not stored after the lock was gone: %v", err)
+	}
+	a.put("bob", "2")
+	waitFor(t, "3 items", func() bool { return len(b.hall.arrived()) == 3 })
+	if got := b.hall.arrived(); !slices.Equal(got, numbered(0, 3)) {
+		t.Errorf("got %v, want 0, 1 and 2", got)
+	}
+}
+
+// TestBadStreams has a peer that does not keep to the rules: its stream ends, with
+// a reason, and the lane stands where it stood.
+func TestBadStreams(t *testing.T) {
+	t.Parallel()
+	_, b := towns(t)
+	b.wake()
+	epoch := uint64(time.Now().Unix())
+	good := frame{Epoch: epoch, Seq: 1, Kind: 1, Conv: "a b", Body: []byte("x")}
+	tests := map[string]struct {
+		send []frame
+		want string
+	}{
+		"no epoch":         {[]frame{{Kind: 1}}, "not with an epoch alone"},
+		"an item at once":  {[]frame{good}, "not with an epoch alone"},
+		"a gap":            {[]frame{{Epoch: epoch}, {Epoch: epoch, Seq: 2, PrevEpoch: epoch, PrevSeq: 1, Kind: 1}}, "does not follow"},
+		"a later epoch":    {[]frame{{Epoch: epoch}, {Epoch: epoch + 1, Seq: 1, Kind: 1}}, "does not follow"},
+		"too long a body":  {[]frame{{Epoch: epoch}, {Epoch: epoch, Seq: 1, Kind: 1, Body: make([]byte, MaxBody+1)}}, "at most"},
+		"another's number": {[]frame{{Epoch: epoch}, {Epoch: epoch, Seq: 5, PrevSeq: 4, Kind: 1}}, "does not follow"},
+	}
+	for name, tt := range tests {
+		mine, theirs := pipe()
+		ended := make(chan error, 1)
+		go func() {
+			ended <- b.now().ServeStream(context.Background(), b.dir.Now().Peer("alice"), string(Chat), theirs)
+		}()
+		go func() { // acknowledgements, which nobody needs here
+			var sink bytes.Buffer
+			_, _ = sink.ReadFrom(mine)
+		}()
+		var buf bytes.Buffer
+		for i := range tt.send {
+			if err := appendMessage(&buf, &tt.send[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, _ = mine.Write(buf.Bytes()) // the other side may end in the middle of it
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+		mine.Close()
+	}
+	if got := b.hall.arrived(); len(got) > 0 {
+		t.Errorf("%v was taken", got)
+	}
+	if err := b.now().ServeStream(t.Context(), b.dir.Now().Peer("alice"), "nonsense", duplex{strings.NewReader(""), &bytes.Buffer{}, func() error { return nil }}); !errors.Is(err, ErrUnknownLane) {
+		t.Errorf("a lane that does not exist: %v", err)
+	}
+}
+
+// TestPutFailsWhenStopped puts after the end.
+func TestPutFailsWhenStopped(t *testing.T) {
+	t.Parallel()
+	a, _ := towns(t)
+	d := a.wake()
+	a.put("bob", "0")
+	a.die()
+	if err := d.Put(t.Context(), "bob", Chat, func(error) {}, Item{Kind: federation.XMPP}); err == nil {
+		t.Error("an item was taken after the end")
+	}
+	if err := d.Put(t.Context(), "bob", Eph, func(error) {}, Item{Kind: federation.XMPP}); err == nil {
+		t.Error("an item was taken for a lane that is not durable")
+	}
+}
