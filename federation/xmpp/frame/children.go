@@ -58,6 +58,8 @@ func Children(stanza []byte) iter.Seq[Child] {
 	}
 }
 
+var nsServer = []byte(NSServer)
+
 // tagEnd returns the index behind the '>' of the tag that i is in, or -1.
 func tagEnd(b []byte, i int) int {
 	for i < len(b) {
@@ -98,7 +100,7 @@ func childOf(root, tag []byte) Child {
 		return c
 	}
 	if c.Space = attrOf(root, prefix, key); c.Space == nil && prefix == "" {
-		c.Space = []byte(NSServer)
+		c.Space = nsServer
 	}
 	return c
 }
