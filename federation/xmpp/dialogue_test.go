@@ -31,6 +31,8 @@ import (
 //	P: STANZA          the peer bob sends it; "P carol:" another peer
 //	R: STANZA          the lane gives back what went to bob
 //	R code text: ...   the same as a refusal
+//	H: STANZA          bob's durable lane has it; "H 10s:" since then
+//	G WHY: STANZA      bob's durable lane gives it back: expired, dropped, removed
 //	F: STANZA          the local server could not be given it
 //	! WORDS            something happens, see (*world).event
 //	s: STANZA          the local server gets this now
@@ -130,9 +132,10 @@ type world struct {
 	mu      sync.Mutex
 	got     []string
 	down    map[federation.GridID]bool
-	broken  bool        // the local server takes nothing
-	store   error       // what Put says
-	waiting []lane.Item // on disk
+	broken  bool            // the local server takes nothing
+	store   error           // what Put says
+	waiting []lane.Item     // on disk
+	life    context.Context // ends with the dialogue
 }
 
 var own = map[federation.Protocol][]string{federation.XMPP: {"a.grid", "conference.a.grid"}}
@@ -147,6 +150,7 @@ func newWorld(t testing.TB) *world {
 	w.adapter = a
 	a.Connect(w, w, localFunc(w.toLocal))
 	ctx, cancel := context.WithCancel(context.Background())
+	w.life = ctx
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	t.Cleanup(func() {
@@ -242,7 +246,9 @@ func (w *world) Send(_ context.Context, peer federation.GridID, _ lane.Name, ite
 	}
 	for _, it := range items {
 		w.check(it.Body, "", "")
-		if o := w.dir.Now().Owner(federation.XMPP, w.domains(it.Body).to); o == nil || o.ID != peer {
+		// An answer goes back whence the question came, even if the peer may not
+		// speak for that domain: it has it from there.
+		if o := w.dir.Now().Owner(federation.XMPP, w.domains(it.Body).to); len(it.ID) == 0 && (o == nil || o.ID != peer) {
 			w.got = append(w.got, "sent to the wrong peer "+string(peer))
 		}
 		w.got = append(w.got, "p: "+string(it.Body))
@@ -302,6 +308,22 @@ func (w *world) do(t *testing.T, at string, l line) {
 			why = &lane.Refusal{Code: code, Text: text}
 		}
 		w.adapter.Returned(w.dir.Now().Peer("bob"), lane.Item{Kind: federation.XMPP, Body: stanza}, why)
+	case "H":
+		age, _ := time.ParseDuration(l.arg) // none: 0
+		items := []lane.Item{{Kind: federation.XMPP, At: time.Now().Add(-age), Source: "1.7", Body: stanza}}
+		go func() { // it waits for the local server
+			n, err := w.adapter.Hand(w.life, w.dir.Now().Peer("bob"), items)
+			if w.life.Err() == nil && (n != 1 || err != nil) {
+				w.note("x: " + conditionOf(err))
+			}
+		}()
+	case "G":
+		why := map[string]error{"expired": lane.ErrExpired, "dropped": lane.ErrDropped, "removed": federation.ErrPeerNotActive}[l.arg]
+		peer := w.dir.Now().Peer("bob")
+		if l.arg == "removed" {
+			peer = nil
+		}
+		err = w.adapter.GiveBack(ctx, peer, lane.Item{Kind: federation.XMPP, Body: stanza}, why)
 	case "F":
 		d := w.domains(stanza)
 		w.adapter.Failed(d.from, d.to, [][]byte{stanza}, errors.New("connection reset"))
@@ -311,10 +333,14 @@ func (w *world) do(t *testing.T, at string, l line) {
 		t.Fatalf("%s: what is %q?", at, l.verb)
 	}
 	if err != nil {
-		w.mu.Lock()
-		w.got = append(w.got, "x: "+conditionOf(err))
-		w.mu.Unlock()
+		w.note("x: " + conditionOf(err))
 	}
+}
+
+func (w *world) note(line string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.got = append(w.got, line)
 }
 
 func conditionOf(err error) string {
@@ -349,10 +375,12 @@ func (w *world) event(t *testing.T, at string, words []string) {
 			t.Fatalf("%s: %v", at, err)
 		}
 		time.Sleep(d) // of the dialogue's own clock
-	case "local": // local down, local up, local lost, local refuses
+	case "local": // local down, local up, local lost, local back, local refuses
 		switch words[1] {
 		case "lost":
 			w.adapter.LocalLost("conference.a.grid")
+		case "back":
+			w.adapter.LocalBack("conference.a.grid")
 		case "refuses":
 			w.adapter.Failed("b.grid", "a.grid", nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED))
 		default:
@@ -360,6 +388,10 @@ func (w *world) event(t *testing.T, at string, words []string) {
 			w.broken = words[1] == "down"
 			w.mu.Unlock()
 		}
+	case "store": // store full, store broken, store ok
+		w.mu.Lock()
+		w.store = map[string]error{"full": lane.ErrFull, "broken": errors.New("disk I/O error")}[words[1]]
+		w.mu.Unlock()
 	case "pause":
 		w.publish(func(peers map[string]*federation.Peer, _ map[string]string) {
 			peers["bob"].State = federation.StatePaused

@@ -119,7 +119,7 @@ func (p *peer) handRun(ctx context.Context, from *federation.Peer, r run) (settl
 	if err := p.answer(ctx, from, head, c); err != nil {
 		return n, err
 	}
-	t.passed(1)
+	t.singly = max(t.singly-1, 0)
 	return n + 1, nil
 }
 

@@ -74,6 +74,7 @@ type outgoing struct {
 	account    *account
 	now        time.Time // of the batch; zero until somebody asked
 
+	conv            string // of the durable items
 	eph, chat, room []lane.Item
 	presence        []int // which of eph are presence
 }
@@ -108,11 +109,11 @@ func (o *outgoing) add(ctx context.Context, stanza []byte, left int) error {
 		err := fmt.Errorf("%w: %d bytes, at most %d go to %s", errTooLarge, len(stanza), limit, o.to)
 		return o.a.bounce(o.p, &top, stanza, o.owner, err, o.putter(ctx))
 	}
-	switch on := laneOf(&top, stanza); on {
+	switch laneOf(&top, stanza) {
 	case lane.Chat:
-		o.chat = o.keep(o.chat, on, stanza, time.Time{}, left)
+		o.chat = o.keep(o.chat, stanza, time.Time{}, left)
 	case lane.Room:
-		o.room = o.keep(o.room, on, stanza, o.time().Add(roomTTLOf(o.owner)), left)
+		o.room = o.keep(o.room, stanza, o.time().Add(roomTTLOf(o.owner)), left)
 	default:
 		o.pass(&top, stanza, left)
 	}
@@ -125,6 +126,7 @@ func (o *outgoing) pass(top *frame.Top, stanza []byte, left int) {
 	if top.Kind == frame.Presence {
 		o.presence = append(o.presence, len(o.eph))
 		if string(top.Type) == "unavailable" {
+			o.saySaid()
 			it.Conv = o.p.said.after(pair{o.from, o.to}, o.time())
 		}
 	}
@@ -137,9 +139,21 @@ func (o *outgoing) pass(top *frame.Top, stanza []byte, left int) {
 // It has no ID by which the peer could drop repeats: that of a stanza is its
 // client's, which may give the same one twice or none (RFC 6120 §8.1.3), and
 // servers do not send again what was not acknowledged to them, but tell the sender.
-func (o *outgoing) keep(items []lane.Item, on lane.Name, stanza []byte, expires time.Time, left int) []lane.Item {
-	o.p.said.note(pair{o.from, o.to}, on, stanza, o.time())
-	return appendItem(items, lane.Item{Kind: federation.XMPP, Conv: convOf(o.from, o.to), Expires: expires, Body: stanza}, left)
+func (o *outgoing) keep(items []lane.Item, stanza []byte, expires time.Time, left int) []lane.Item {
+	if o.conv == "" {
+		o.conv = convOf(o.from, o.to)
+	}
+	return appendItem(items, lane.Item{Kind: federation.XMPP, Conv: o.conv, Expires: expires, Body: stanza}, left)
+}
+
+// saySaid notes the durable messages of the batch so far.
+func (o *outgoing) saySaid() {
+	if n := len(o.chat); n > 0 {
+		o.p.said.note(pair{o.from, o.to}, lane.Chat, o.chat[n-1].Body, o.time())
+	}
+	if n := len(o.room); n > 0 {
+		o.p.said.note(pair{o.from, o.to}, lane.Room, o.room[n-1].Body, o.time())
+	}
 }
 
 // appendItem makes room for all that may follow with the first item.
@@ -155,6 +169,7 @@ func convOf(from, to string) string { return from + " " + to }
 
 // send hands the batch to the lanes, or back if the peer cannot have it.
 func (o *outgoing) send(ctx context.Context) error {
+	o.saySaid()
 	if err := o.put(ctx, lane.Chat, o.chat); err != nil {
 		return err
 	}

@@ -18,8 +18,9 @@ import (
 //   - the server has closed the stream over it, alone, verdictsToLeave times in a row
 //     with a condition that speaks of what was sent (RFC 6120 §4.9.3);
 //   - or it has failed brokenToLeave times, over brokenFor at least, although the
-//     server was there: streams that carried it broke, or the server refused to
-//     open one (host-unknown);
+//     server was there: streams that carried it broke. Where the server refuses to
+//     open one (host-unknown) all messages fail alike, and those behind the first do
+//     not begin to count anew;
 //   - or it could not be delivered in the time that it had.
 //
 // A server that is down, or going down, proves nothing.
@@ -28,8 +29,8 @@ type trial struct {
 
 	// With the token.
 	singly int    // how many are to be handed one by one
-	source string // the item that failed last
-	fails  int    // how often, with the server there
+	source string // the item that broke a stream last
+	fails  int    // how often in a row, with the server there
 	first  time.Time
 }
 
@@ -72,8 +73,13 @@ func (t *trial) most(n int) int {
 	return n
 }
 
-// passed notes that n are settled.
-func (t *trial) passed(n int) { t.singly = max(t.singly-n, 0) }
+// passed notes that the server has taken n.
+func (t *trial) passed(n int) {
+	t.singly = max(t.singly-n, 0)
+	if n > 0 {
+		t.source, t.fails = "", 0
+	}
+}
 
 // failed notes that an item was not taken, the first of those that were handed. If
 // the server will never take it, the cause is for its sender.
@@ -95,10 +101,12 @@ func (t *trial) failed(it *lane.Item, handed int, life time.Time, domain string,
 		t.singly = handed
 		return c, false
 	}
-	if t.source != it.Source {
-		t.source, t.fails, t.first = it.Source, 0, now
+	if carried && t.source != it.Source {
+		t.source, t.fails = it.Source, 0
 	}
-	t.fails++
+	if t.fails++; t.fails == 1 {
+		t.first = now
+	}
 	switch {
 	case carried && verdicts[condition] && t.fails >= verdictsToLeave:
 		return newCause(verdictFor(condition), "the XMPP server of "+domain+" closes the stream over this message: "+condition), true
