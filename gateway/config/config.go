@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 )
@@ -109,6 +110,11 @@ type Limits struct {
 	Burst             int     `yaml:"burst"`
 	BytesPerSecond    Size    `yaml:"bytes_per_second"`
 	Streams           int     `yaml:"streams"`
+	// What waits for the peer, in each of its lanes.
+	QueueItems int  `yaml:"queue_items"`
+	QueueBytes Size `yaml:"queue_bytes"`
+	// TTL is how long it may wait.
+	TTL Duration `yaml:"ttl"`
 }
 
 // Metrics is the Prometheus endpoint; without an address there is none.
@@ -172,6 +178,10 @@ func Parse(path string, src []byte, env func(string) (string, bool)) (*Config, e
 	return c, nil
 }
 
+// NoPeerings is the warning of a configuration that leads to no other node. It is
+// beside the point once an invite has brought a peering.
+const NoPeerings = "mesh: no peers, no listen and no multicast: this gateway is reached only through the peerings that accepted invites brought"
+
 // complete fills in what depends on other values, once all are known good.
 func (c *Config) complete() {
 	dir := filepath.Dir(c.Path)
@@ -195,7 +205,7 @@ func (c *Config) complete() {
 		}
 	}
 	if len(c.Mesh.Peers) == 0 && len(c.Mesh.Listen) == 0 && !c.Mesh.Multicast {
-		c.Warnings = append(c.Warnings, "mesh: no peers, no listen and no multicast: this gateway is reached only through the peerings that accepted invites brought")
+		c.Warnings = append(c.Warnings, NoPeerings)
 	}
 	if len(c.PeerDefaults.Allow) == 0 && !anyAllows(c.Peers) {
 		c.Warnings = append(c.Warnings, "peer_defaults: allow is empty and no peer has its own: nothing will cross (write allow: [xmpp])")
@@ -241,6 +251,15 @@ func (l Limits) apply(to *federation.Limits) {
 	}
 	if l.Streams > 0 {
 		to.Streams = l.Streams
+	}
+	if l.QueueItems > 0 {
+		to.QueueItems = l.QueueItems
+	}
+	if l.QueueBytes > 0 {
+		to.QueueBytes = int64(l.QueueBytes)
+	}
+	if l.TTL > 0 {
+		to.TTL = time.Duration(l.TTL)
 	}
 }
 

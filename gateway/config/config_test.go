@@ -46,7 +46,7 @@ func TestExampleLoads(t *testing.T) {
 	if got := c.Policy("anyone").Limits; got != federation.DefaultLimits() {
 		t.Errorf("the limits that the example shows as defaults are %+v, the defaults are %+v", got, federation.DefaultLimits())
 	}
-	if got := c.Policy("bob").Limits; got.MessagesPerSecond != 50 || got.Burst != 500 || got.Streams != federation.DefaultLimits().Streams {
+	if got := c.Policy("bob").Limits; got.MessagesPerSecond != 50 || got.Burst != 500 || got.TTL != 12*time.Hour || got.QueueItems != federation.DefaultLimits().QueueItems || got.Streams != federation.DefaultLimits().Streams {
 		t.Errorf("bob's limits = %+v", got)
 	}
 	allKeys(reflect.TypeFor[Config](), func(key string) {
@@ -180,15 +180,19 @@ func TestPolicyDeniesByDefault(t *testing.T) {
 	if p := c.Policy("bob"); !p.Allow[federation.XMPP] || p.Limits.BytesPerSecond != 2000 || p.Limits.Streams != federation.DefaultLimits().Streams {
 		t.Errorf("bob = %+v", p)
 	}
-	src = strings.Replace(minimal, "{allow: [xmpp]}", "{allow: [xmpp], limits: {burst: 7}}", 1) + "peers: {eve: {allow: []}}\n"
+	src = strings.Replace(minimal, "{allow: [xmpp]}", "{allow: [xmpp], limits: {burst: 7, queue_items: 9, ttl: 2d}}", 1) +
+		"peers: {eve: {allow: [], limits: {queue_bytes: 3MB, ttl: 90m}}}\n"
 	if c, err = Parse("yggate.yaml", []byte(src), nil); err != nil {
 		t.Fatal(err)
 	}
 	if c.Policy("eve").Allow[federation.XMPP] {
 		t.Error("allow: [] did not override peer_defaults")
 	}
-	if got := c.Policy("eve").Limits.Burst; got != 7 {
-		t.Errorf("burst = %d, want peer_defaults' 7", got)
+	if got := c.Policy("eve").Limits; got.Burst != 7 || got.QueueItems != 9 || got.QueueBytes != 3_000_000 || got.TTL != 90*time.Minute {
+		t.Errorf("eve's limits, of both sections, are %+v", got)
+	}
+	if got := c.Policy("anyone").Limits; got.QueueBytes != federation.DefaultLimits().QueueBytes || got.TTL != 48*time.Hour {
+		t.Errorf("limits of a peer without its own = %+v", got)
 	}
 }
 

@@ -243,6 +243,8 @@ func want(t reflect.Type) string {
 		return "a size such as 256KiB"
 	case reflect.TypeFor[netip.AddrPort]():
 		return "an address with a port such as 127.0.0.1:5269"
+	case reflect.TypeFor[Duration]():
+		return "a duration such as 12h or 7d"
 	case reflect.TypeFor[Prefix]():
 		return "an address or a range such as 10.0.0.0/8"
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/yggate/yggate/federation"
@@ -19,6 +20,9 @@ const (
 	minStanza = 10_000   // RFC 6120 §13.12: a smaller limit breaks conforming servers
 	maxStanza = 10 << 20 // a stanza is held in memory at both ends
 	maxName   = 64
+
+	minTTL = time.Minute
+	maxTTL = 90 * 24 * time.Hour
 )
 
 var (
@@ -210,12 +214,16 @@ func (p *Peer) validate(r *reader, key string) {
 		v    float64
 	}{
 		{"messages_per_second", l.MessagesPerSecond}, {"burst", float64(l.Burst)},
-		{"streams", float64(l.Streams)},
+		{"streams", float64(l.Streams)}, {"queue_items", float64(l.QueueItems)},
 	} {
 		at := key + ".limits." + f.name
 		if _, set := r.pos[at]; set && !(f.v > 0 && f.v < 1e12) && !r.failed(at) {
 			r.failAt(at, "must be above 0 (to let nothing cross, write allow: [])")
 		}
+	}
+	at := key + ".limits.ttl"
+	if ttl := time.Duration(l.TTL); ttl != 0 && (ttl < minTTL || ttl > maxTTL) && !r.failed(at) {
+		r.failAt(at, "must be between 1m and 90d; it is how long a message waits for the peer")
 	}
 }
 

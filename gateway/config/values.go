@@ -57,6 +57,18 @@ func ParseDuration(in string) (time.Duration, error) {
 	return v, nil
 }
 
+// Duration is a time, written with its unit.
+type Duration time.Duration
+
+// UnmarshalText reads what ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := ParseDuration(string(text))
+	if err == nil {
+		*d = Duration(v)
+	}
+	return err
+}
+
 // Prefix is a range of addresses: 127.0.0.0/8, or one address.
 type Prefix struct{ netip.Prefix }
 
