@@ -84,6 +84,7 @@ type repeated struct {
 	net.Conn
 	stanza string
 	n      int
+	slow   bool // one at a time
 	rest   string
 }
 
@@ -99,6 +100,9 @@ func (c *repeated) Read(b []byte) (n int, err error) {
 		k := copy(b[n:], c.rest)
 		c.rest = c.rest[k:]
 		n += k
+		if c.slow && c.rest == "" {
+			break
+		}
 	}
 	return n, nil
 }
@@ -115,15 +119,20 @@ func BenchmarkRelay(b *testing.B) {
 	for _, c := range []struct {
 		name    string
 		size    int
+		slow    bool
 		managed bool
-	}{{"chat", 370, false}, {"chat managed", 370, true}, {"iq 20 KiB", 20 << 10, false}, {"iq 20 KiB managed", 20 << 10, true}} {
+	}{
+		{"chat", 370, false, false}, {"chat managed", 370, false, true},
+		{"chat one by one", 370, true, false}, {"chat one by one managed", 370, true, true},
+		{"iq 20 KiB", 20 << 10, false, false}, {"iq 20 KiB managed", 20 << 10, false, true},
+	} {
 		b.Run(c.name, func(b *testing.B) {
 			s, err := New(Config{CA: openCA(b), Handler: &counter{done: make(chan struct{}, 1)}, Servers: []Server{{Addr: freeAddr()}}})
 			if err != nil {
 				b.Fatal(err)
 			}
 			stanza := "<message from='alice@b.grid/x' to='bob@a.grid' type='chat' id='1'><body>" + strings.Repeat("x", c.size-88) + "</body></message>"
-			in := &inbound{stream: newStream(&repeated{stanza: stanza, n: b.N}, time.Second), s: s}
+			in := &inbound{stream: newStream(&repeated{stanza: stanza, n: b.N, slow: c.slow}, time.Second), s: s}
 			if c.managed {
 				in.handled = newHandled(s.limits.Unsettled, in.write, func() { b.Error("broken") })
 			}

@@ -83,3 +83,18 @@ func TestFlightWithdrawn(t *testing.T) {
 		t.Error("something is due although nobody waits")
 	}
 }
+
+// TestFlightAsks asks for no more acknowledgements than somebody waits for.
+func TestFlightAsks(t *testing.T) {
+	for _, managed := range []bool{true, false} {
+		f, h := &flight{managed: managed}, &hand{size: 2, done: make(chan struct{})}
+		for i, step := range []struct {
+			it  item
+			ask bool
+		}{{item{}, false}, {item{hand: h}, false}, {item{hand: h}, managed}, {item{}, false}} {
+			if ask := f.load([]item{step.it}); ask != step.ask {
+				t.Errorf("managed %v, write %d: asks %v", managed, i, ask)
+			}
+		}
+	}
+}

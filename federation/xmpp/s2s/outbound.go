@@ -140,8 +140,10 @@ func (o *outbound) fail(ctx context.Context, err error) {
 	o.queue = nil
 	o.grow(-size(lost))
 	o.running, o.err = false, err
-	o.pause = min(max(2*o.pause, firstPause), o.s.limits.Backoff)
-	o.retry = time.Now().Add(o.pause)
+	if ctx.Err() == nil { // else nobody may try again
+		o.pause = min(max(2*o.pause, firstPause), o.s.limits.Backoff)
+		o.retry = time.Now().Add(o.pause)
+	}
 	o.mu.Unlock()
 	o.log.Warn("the local server cannot be reached", "returned", len(lost), "err", err)
 	o.giveBack(lost, err)
