@@ -37,6 +37,7 @@ type gateway struct {
 
 	// got is told of each item that the local server would get.
 	got   func(it *lane.Item)
+	pace  time.Duration // how long the local server takes for each
 	count atomic.Int64
 	up    chan federation.GridID
 }
@@ -125,8 +126,16 @@ func (g *gateway) linkChanged(e link.Event) {
 	}
 }
 
-// Hand implements lane.Recipient: the local server takes everything.
-func (g *gateway) Hand(_ context.Context, _ *federation.Peer, items []lane.Item) (int, error) {
+// Hand implements lane.Recipient: the local server takes everything, at its pace.
+func (g *gateway) Hand(ctx context.Context, _ *federation.Peer, items []lane.Item) (int, error) {
+	if g.pace > 0 {
+		select {
+		case <-time.After(g.pace):
+			items = items[:1]
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
 	if g.got != nil {
 		for i := range items {
 			g.got(&items[i])

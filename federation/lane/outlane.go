@@ -17,6 +17,9 @@ const (
 	// What may wait for the disk: about what one commit takes in.
 	queueItems = 4096
 	queueBytes = 4 << 20
+	// commitItems are what one commit adds, and deletes, about; more would keep the
+	// other lanes waiting for their turn.
+	commitItems = 1024
 	// cutDelay is how long acknowledged items may stay in the outbox so that the
 	// next commit takes them along.
 	cutDelay = 100 * time.Millisecond
@@ -192,9 +195,18 @@ func (b *batch) empty() bool { return len(b.puts) == 0 && len(b.ops) == 0 && !b.
 func (l *outLane) gather() batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := batch{puts: l.puts, ops: l.ops, upTo: l.cut, cut: l.cut.After(journal.Pos(l.row.Safe))}
-	b.due = l.due && b.cut
-	l.puts, l.ops, l.due = nil, nil, false
+	b := batch{ops: l.ops, upTo: l.cut, cut: l.cut.After(journal.Pos(l.row.Safe)), due: l.due}
+	if most := l.row.Safe.Seq + commitItems; b.upTo.Seq > most {
+		// The rest is due at once. All that is up to this is safe, too.
+		b.upTo.Seq, b.due = most, true
+	}
+	b.due = b.due && b.cut
+	n := 0
+	for taken := 0; n < len(l.puts) && taken < commitItems; n++ {
+		taken += len(l.puts[n].items)
+	}
+	b.puts, l.puts = l.puts[:n:n], l.puts[n:]
+	l.ops, l.due = nil, false
 	return b
 }
 
