@@ -30,6 +30,7 @@ type counts struct {
 	dup, reordered, wrong      int
 	both                       int // of dup: arrived and came back
 	repeated                   int // again, as the last hop may
+	most                       int // of them, of one way in one life
 	pending                    int // acknowledged, and neither arrived nor told
 }
 
@@ -37,6 +38,10 @@ type ledgerWay struct {
 	way     *way
 	pending int
 	convs   []track
+	again   struct { // what was repeated in the latest life with repeats
+		life uint64
+		n    int
+	}
 }
 
 // track is one conversation.
@@ -151,7 +156,7 @@ func (l *ledger) noteArrival(w *ledgerWay, t *track, n name, life uint64) {
 		if again {
 			l.fault(&l.count.dup, "%s arrived twice in life %d of %s", n, life, w.way.to.name)
 		} else {
-			l.count.repeated++
+			l.repeat(w, life)
 		}
 		return
 	}
@@ -166,6 +171,16 @@ func (l *ledger) noteArrival(w *ledgerWay, t *track, n name, life uint64) {
 		l.fault(&l.count.dup, "%s arrived although its sender was told that it did not", n)
 		l.count.both++
 	}
+}
+
+// repeat counts a message that was handed again in another life.
+func (l *ledger) repeat(w *ledgerWay, life uint64) {
+	if w.again.life != life {
+		w.again.life, w.again.n = life, 0
+	}
+	w.again.n++
+	l.count.repeated++
+	l.count.most = max(l.count.most, w.again.n)
 }
 
 func (l *ledger) noteTold(w *ledgerWay, t *track, n name, life uint64) {

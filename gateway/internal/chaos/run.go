@@ -163,8 +163,8 @@ func (w *world) report(out io.Writer) {
 		}
 	}
 	fmt.Fprintf(out, "%s, checks %d\n", &w.tally, checked)
-	fmt.Fprintf(out, "sent %d, unacked %d, arrived %d, told %d, both %d, wrong %d, repeated %d\n",
-		c.sent, c.sent-c.acked, c.arrived, c.told, c.both, c.wrong, c.repeated)
+	fmt.Fprintf(out, "sent %d, unacked %d, arrived %d, told %d, both %d, wrong %d, repeated %d (at most %d of a way at once)\n",
+		c.sent, c.sent-c.acked, c.arrived, c.told, c.both, c.wrong, c.repeated, c.most)
 	fmt.Fprintf(out, "acked %d lost %d dup %d reordered %d\n", c.acked, c.pending, c.dup, c.reordered)
 }
 
