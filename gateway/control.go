@@ -28,11 +28,11 @@ func (g *gateway) serveAdmin(ctx context.Context) error {
 func (g *gateway) control() http.Handler {
 	type none struct{}
 	mux := http.NewServeMux()
-	admin.Handle(mux, "GET /{$}", func(r *http.Request, _ none) (admin.Status, error) { return g.status(), nil })
-	admin.Handle(mux, "GET /v1/status", func(r *http.Request, _ none) (admin.Status, error) { return g.status(), nil })
+	admin.Handle(mux, "GET /{$}", func(r *http.Request, _ none) (admin.Status, error) { return g.status(r.Context()), nil })
+	admin.Handle(mux, "GET /v1/status", func(r *http.Request, _ none) (admin.Status, error) { return g.status(r.Context()), nil })
 	admin.Handle(mux, "POST /v1/reload", func(r *http.Request, _ none) (admin.Done, error) { return g.reload(r.Context()) })
-	admin.Handle(mux, "GET /v1/peers", func(r *http.Request, _ none) ([]admin.Peer, error) { return g.peers(), nil })
-	admin.Handle(mux, "GET /v1/peers/{name}", func(r *http.Request, _ none) (admin.Peer, error) { return g.peer(r.PathValue("name")) })
+	admin.Handle(mux, "GET /v1/peers", func(r *http.Request, _ none) ([]admin.Peer, error) { return g.peers(r.Context()), nil })
+	admin.Handle(mux, "GET /v1/peers/{name}", func(r *http.Request, _ none) (admin.Peer, error) { return g.peer(r.Context(), r.PathValue("name")) })
 	admin.Handle(mux, "POST /v1/peers/{name}/{verb}", func(r *http.Request, _ none) (admin.Done, error) {
 		return g.decide(r.Context(), r.PathValue("name"), r.PathValue("verb"))
 	})
@@ -48,6 +48,8 @@ func (g *gateway) control() http.Handler {
 		return g.preview(r.Context(), in)
 	})
 	admin.Handle(mux, "POST /v1/accept", func(r *http.Request, in admin.AcceptRequest) (admin.Peer, error) { return g.accept(r.Context(), in) })
+	g.outboxRoutes(mux)
+	(&deadLetters{g: g}).routes(mux)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -226,7 +228,7 @@ func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Pee
 	}
 	e.mesh.kept(shown.Invite.Peerings)
 	g.log.Info("invite accepted", "peer", peer.Name, "there", there)
-	out, err := g.peer(peer.Name)
+	out, err := g.peer(ctx, peer.Name)
 	out.There = string(there)
 	return out, err
 }

@@ -38,14 +38,10 @@ func (g *gateway) Gather() ([]*dto.MetricFamily, error) {
 	return all.Gather()
 }
 
-// registerStore exposes what the database does.
+// registerStore exposes what the database does, and what depends on the identity.
 func (g *gateway) registerStore() {
-	counter := func(name, help string, value func() uint64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
-	}
 	g.metrics.registry.MustRegister(
-		counter("yggate_store_commits_total", "Transactions committed to disk.", func() uint64 { return g.store.Stats().Commits }),
-		counter("yggate_store_writes_total", "Writes in those transactions.", func() uint64 { return g.store.Stats().Writes }),
+		newStoreMetrics(g),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "yggate_leaf_expiry_seconds", Help: "Seconds until the certificate of this node ends; it is renewed 10 days before.",
 		}, func() float64 {

@@ -104,6 +104,11 @@ func TestEdgeFollowsRole(t *testing.T) {
 		if _, err := client.Route(ctx, "a.grid"); err == nil || !strings.Contains(err.Error(), "standby") {
 			t.Errorf("route on standby: %v", err)
 		}
+		for what, ask := range outboxRequests {
+			if err := ask(ctx, client); err == nil || !strings.Contains(err.Error(), "standby") {
+				t.Errorf("%s on standby: %v", what, err)
+			}
+		}
 		primaryCtx, lose := context.WithCancelCause(ctx)
 		role.grants <- primaryCtx
 		st := await("primary", primary)
@@ -122,6 +127,26 @@ func TestEdgeFollowsRole(t *testing.T) {
 	if _, err := os.Stat(admin.SocketPath(dir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the admin socket is still there: %v", err)
 	}
+}
+
+// outboxRequests are all that is asked about what waits: the primary's to answer.
+var outboxRequests = map[string]func(context.Context, *admin.Client) error{
+	"outbox": func(ctx context.Context, c *admin.Client) error { _, err := c.Outbox(ctx, "", 0); return err },
+	"show": func(ctx context.Context, c *admin.Client) error {
+		_, err := c.Queued(ctx, "bob", "chat", 1, false)
+		return err
+	},
+	"drop": func(ctx context.Context, c *admin.Client) error {
+		_, err := c.DropQueued(ctx, "bob", "chat", 1)
+		return err
+	},
+	"drop all":     func(ctx context.Context, c *admin.Client) error { _, err := c.DropAll(ctx, "bob"); return err },
+	"retry":        func(ctx context.Context, c *admin.Client) error { _, err := c.RetryPeer(ctx, ""); return err },
+	"retry a peer": func(ctx context.Context, c *admin.Client) error { _, err := c.RetryPeer(ctx, "bob"); return err },
+	"dead":         func(ctx context.Context, c *admin.Client) error { _, err := c.DeadLetters(ctx, "", 0); return err },
+	"show dead":    func(ctx context.Context, c *admin.Client) error { _, err := c.DeadLetter(ctx, 1, false); return err },
+	"retry dead":   func(ctx context.Context, c *admin.Client) error { _, err := c.RetryDead(ctx, 1); return err },
+	"drop dead":    func(ctx context.Context, c *admin.Client) error { _, err := c.DropDead(ctx, 1); return err },
 }
 
 // freeAddr returns an address of 127/8 whose port nobody uses now.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -9,16 +10,18 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/link"
 	"github.com/yggate/yggate/gateway/admin"
+	"github.com/yggate/yggate/gateway/config"
 	"github.com/yggate/yggate/transports"
 )
 
 // status is the gateway at this moment.
-func (g *gateway) status() admin.Status {
+func (g *gateway) status(ctx context.Context) admin.Status {
 	c := g.conf.Load()
 	st := admin.Status{
 		Version: Version(), Grid: string(g.identity.ID()), Name: c.Name, Started: g.started, Role: "standby",
 		Domains: map[string][]string{}, Transports: []transports.Status{}, Streams: []admin.Stream{}, Leaves: []admin.Leaf{},
-		Peers:     g.peers(),
+		Peers:     g.peers(ctx),
+		Store:     g.storeStatus(),
 		Conflicts: g.claims(func(c federation.Claim) bool { return c.Status != federation.ClaimActive }),
 		Warnings:  slices.Clone(c.Warnings),
 	}
@@ -28,6 +31,9 @@ func (g *gateway) status() admin.Status {
 	if e := g.edge.Load(); e != nil {
 		st.Role, st.Edge, st.Epoch = "primary", true, e.epoch
 		st.Transports = append(st.Transports, e.mesh.node.Status())
+		if len(st.Transports[0].Peerings) > 0 {
+			st.Warnings = slices.DeleteFunc(st.Warnings, func(w string) bool { return w == config.NoPeerings })
+		}
 		for _, s := range e.streams.Status() {
 			st.Streams = append(st.Streams, admin.Stream{Dir: s.Dir, From: s.From, To: s.To, State: s.State, Since: s.Since, LastError: s.Err})
 		}
@@ -37,28 +43,33 @@ func (g *gateway) status() admin.Status {
 	} else {
 		st.Leaves = append(st.Leaves, admin.Leaf{Address: g.meshAddr().ID(), Expires: leaf.Leaf.NotAfter})
 	}
+	g.warn(ctx, &st)
 	return st
 }
 
 // peers lists every known grid by name.
-func (g *gateway) peers() []admin.Peer {
+func (g *gateway) peers(ctx context.Context) []admin.Peer {
 	links := map[federation.GridID]link.PeerStatus{}
+	var lanes []admin.Lane
 	if e := g.edge.Load(); e != nil {
+		lanes = g.lanes(ctx, e)
 		for _, st := range e.links.Status() {
 			links[st.Peer] = st
 		}
 	}
 	out := []admin.Peer{}
 	for _, p := range g.registry.Directory().Now().Peers() {
-		out = append(out, g.describe(p, links))
+		d := g.describe(p, links)
+		d.Lanes = lanesOf(lanes, p.Name)
+		out = append(out, d)
 	}
 	slices.SortFunc(out, func(a, b admin.Peer) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 
 // peer shows the peer of that name.
-func (g *gateway) peer(name string) (admin.Peer, error) {
-	for _, p := range g.peers() {
+func (g *gateway) peer(ctx context.Context, name string) (admin.Peer, error) {
+	for _, p := range g.peers(ctx) {
 		if p.Name == name {
 			return p, nil
 		}

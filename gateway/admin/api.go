@@ -25,8 +25,11 @@ type Status struct {
 	Peers      []Peer              `json:"peers"`
 	Streams    []Stream            `json:"streams"`
 	Conflicts  []Domain            `json:"conflicts,omitempty"`
-	Leaves     []Leaf              `json:"leaves"`
-	Warnings   []string            `json:"warnings,omitempty"`
+	Store      Store               `json:"store"`
+	// Untold are the dead letters whose senders have not been told, by peer.
+	Untold   []Untold `json:"untold,omitempty"`
+	Leaves   []Leaf   `json:"leaves"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Peer is another grid, as decided and as it is now.
@@ -52,6 +55,89 @@ type Peer struct {
 	Transport string        `json:"transport,omitempty"`
 	Address   string        `json:"address,omitempty"`
 	LastError string        `json:"last_error,omitempty"`
+
+	Lanes []Lane `json:"lanes,omitempty"` // its durable lanes
+}
+
+// Store is how the database is.
+type Store struct {
+	// State is ok, full, locked, damaged or failing. While it is not ok nothing
+	// is acknowledged, neither to the local server nor to peers.
+	State string    `json:"state"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error,omitempty"`
+	// Fix is what the operator can do about it.
+	Fix string `json:"fix,omitempty"`
+	// Checking says that the integrity check of the start still runs.
+	Checking bool  `json:"checking,omitempty"`
+	Bytes    int64 `json:"bytes"` // of the database file
+	WALBytes int64 `json:"wal_bytes"`
+}
+
+// Untold says that there are dead letters of one peer whose senders do not know.
+type Untold struct {
+	Peer  string    `json:"peer"`
+	Since time.Time `json:"since"` // when the oldest of them was given up
+}
+
+// Lane is what waits in one durable lane of a peer.
+type Lane struct {
+	Peer string `json:"peer"`
+	Lane string `json:"lane"`
+	// Dir is "out" for what waits for the peer, "in" for what came from it and
+	// waits for the local server.
+	Dir   string `json:"dir"`
+	Items int64  `json:"items"`
+	Bytes int64  `json:"bytes"`
+	// MaxItems and MaxBytes are the quota of a lane out.
+	MaxItems int64     `json:"max_items,omitempty"`
+	MaxBytes int64     `json:"max_bytes,omitempty"`
+	Oldest   time.Time `json:"oldest,omitzero"` // when it was taken
+	// Streaming says that a stream of the lane is open with the peer.
+	Streaming bool `json:"streaming"`
+	// Link is the state of the link to the peer, or of the peer where that keeps
+	// the link down.
+	Link string `json:"link"`
+}
+
+// Outbox is what waits, and the first items of one peer where one was asked for.
+type Outbox struct {
+	Lanes []Lane `json:"lanes"`
+	Items []Item `json:"items,omitempty"`
+}
+
+// Item is something that waits for a peer, or a dead letter: one that was given up.
+type Item struct {
+	// Name is what the commands call it: chat/42, or dead/7.
+	Name     string    `json:"name"`
+	Peer     string    `json:"peer"`
+	Lane     string    `json:"lane"`
+	Seq      uint64    `json:"seq"`
+	Protocol string    `json:"protocol"`
+	Taken    time.Time `json:"taken,omitzero"`
+	Expires  time.Time `json:"expires,omitzero"`
+	Bytes    int       `json:"bytes"` // of the body
+	// Sent says that it is on its way: the peer may have it.
+	Sent bool `json:"sent"`
+
+	// What the first tag of the stanza says.
+	Stanza string `json:"stanza,omitempty"` // message
+	Type   string `json:"type,omitempty"`
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
+	ID     string `json:"id,omitempty"`
+
+	Body string `json:"body,omitempty"` // only where it was asked for
+	Dead *Dead  `json:"dead,omitempty"`
+}
+
+// Dead is why and when an item was given up.
+type Dead struct {
+	ID     int64     `json:"id"`
+	Reason string    `json:"reason"` // expired, dropped or peer
+	Detail string    `json:"detail,omitempty"`
+	Died   time.Time `json:"died"`
+	Told   bool      `json:"told"` // its sender knows
 }
 
 // Stream is one s2s stream with the local XMPP server.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 )
 
@@ -99,6 +100,72 @@ func (c *Client) Assign(ctx context.Context, in DomainRequest) (Done, error) {
 // Route explains what would become of traffic to an address.
 func (c *Client) Route(ctx context.Context, address string) (Route, error) {
 	return call[Route](ctx, c, "GET", "/v1/route?address="+url.QueryEscape(address), nil)
+}
+
+// Outbox lists what waits, and up to limit items of each lane to a peer unless that
+// is "".
+func (c *Client) Outbox(ctx context.Context, peer string, limit int) (Outbox, error) {
+	return call[Outbox](ctx, c, "GET", "/v1/outbox?"+listQuery(peer, limit), nil)
+}
+
+// Queued shows an item that waits for a peer, its body only on request.
+func (c *Client) Queued(ctx context.Context, peer, lane string, seq uint64, body bool) (Item, error) {
+	return call[Item](ctx, c, "GET", queuedPath(peer, lane, seq)+bodyQuery(body), nil)
+}
+
+// RetryPeer dials a peer now, or all of them where peer is "".
+func (c *Client) RetryPeer(ctx context.Context, peer string) (Done, error) {
+	if peer == "" {
+		return call[Done](ctx, c, "POST", "/v1/outbox/retry", nil)
+	}
+	return call[Done](ctx, c, "POST", "/v1/outbox/"+url.PathEscape(peer)+"/retry", nil)
+}
+
+// DropQueued gives an item up that waits for a peer.
+func (c *Client) DropQueued(ctx context.Context, peer, lane string, seq uint64) (Done, error) {
+	return call[Done](ctx, c, "POST", queuedPath(peer, lane, seq)+"/drop", nil)
+}
+
+// DropAll gives everything up that waits for a peer.
+func (c *Client) DropAll(ctx context.Context, peer string) (Done, error) {
+	return call[Done](ctx, c, "POST", "/v1/outbox/"+url.PathEscape(peer)+"/drop", nil)
+}
+
+// DeadLetters lists the newest dead letters of a peer, or of all where peer is "".
+func (c *Client) DeadLetters(ctx context.Context, peer string, limit int) ([]Item, error) {
+	return call[[]Item](ctx, c, "GET", "/v1/dead?"+listQuery(peer, limit), nil)
+}
+
+// DeadLetter shows one, its body only on request.
+func (c *Client) DeadLetter(ctx context.Context, id int64, body bool) (Item, error) {
+	return call[Item](ctx, c, "GET", deadPath(id)+bodyQuery(body), nil)
+}
+
+// RetryDead puts a dead letter into the queue again.
+func (c *Client) RetryDead(ctx context.Context, id int64) (Done, error) {
+	return call[Done](ctx, c, "POST", deadPath(id)+"/retry", nil)
+}
+
+// DropDead deletes a dead letter whose sender knows.
+func (c *Client) DropDead(ctx context.Context, id int64) (Done, error) {
+	return call[Done](ctx, c, "POST", deadPath(id)+"/drop", nil)
+}
+
+func queuedPath(peer, lane string, seq uint64) string {
+	return "/v1/outbox/" + url.PathEscape(peer) + "/" + url.PathEscape(lane) + "/" + strconv.FormatUint(seq, 10)
+}
+
+func deadPath(id int64) string { return "/v1/dead/" + strconv.FormatInt(id, 10) }
+
+func listQuery(peer string, limit int) string {
+	return url.Values{"peer": {peer}, "limit": {strconv.Itoa(limit)}}.Encode()
+}
+
+func bodyQuery(body bool) string {
+	if body {
+		return "?body=true"
+	}
+	return ""
 }
 
 func call[T any](ctx context.Context, c *Client, method, path string, in any) (out T, err error) {
