@@ -49,7 +49,7 @@ type command struct {
 func commands() []*command {
 	return []*command{
 		&cmdInit, &cmdCheck, &cmdServe, &cmdStatus, &cmdSetup,
-		&cmdInvite, &cmdAccept, &cmdPeer, &cmdDomain, &cmdRoute,
+		&cmdInvite, &cmdAccept, &cmdPeer, &cmdDomain, &cmdRoute, &cmdOutbox,
 		&cmdReload, &cmdVersion,
 	}
 }

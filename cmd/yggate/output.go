@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
 )
@@ -59,6 +60,31 @@ func short(d time.Duration) string {
 		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 	}
 	return fmt.Sprintf("%dd", int(d/(24*time.Hour)))
+}
+
+// bytesText rounds a number of bytes to what a person reads.
+func bytesText(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%dB", n)
+	}
+	v := float64(n)
+	for _, unit := range []string{"KiB", "MiB", "GiB"} {
+		if v /= 1024; v < 1023.95 {
+			return fmt.Sprintf("%.1f%s", v, unit)
+		}
+	}
+	return fmt.Sprintf("%.1fTiB", v/1024)
+}
+
+// printable replaces what could move the cursor or change colours: text that
+// others wrote must not write on the operator's terminal what it likes.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 // isTerminal says whether w is where a person looks.

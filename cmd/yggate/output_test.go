@@ -43,6 +43,23 @@ func TestConfirmInterrupted(t *testing.T) {
 	}
 }
 
+func TestBytesText(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0B", 1023: "1023B", 1024: "1.0KiB", 1536: "1.5KiB", 1<<20 - 1: "1.0MiB", 5 << 30: "5.0GiB", 1 << 40: "1.0TiB",
+	} {
+		if got := bytesText(n); got != want {
+			t.Errorf("bytesText(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	const in, want = "jürgen@a.grid/\x1b[2J\u009b1m\u202e\ttab", "jürgen@a.grid/\ufffd[2J\ufffd1m\ufffd\ttab"
+	if got := printable(in); got != want {
+		t.Errorf("%q became %q, want %q", in, got, want)
+	}
+}
+
 func TestShort(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0s", 123456 * time.Nanosecond: "120µs", 2345678 * time.Nanosecond: "2.3ms", 61 * time.Second: "1m",

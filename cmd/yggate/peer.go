@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
@@ -79,7 +81,7 @@ func listPeers(sh *shell, f *flags, peers []admin.Peer) error {
 		fmt.Fprintln(sh.out, "No peers yet. Next: yggate invite --name NAME, or yggate accept STRING")
 		return nil
 	}
-	return table(sh.out, []string{"NAME", "STATE", "LINK", "HEARD", "DOMAINS", "GRID"}, peerRows(peers))
+	return table(sh.out, []string{"NAME", "STATE", "LINK", "HEARD", "WAITS", "DOMAINS", "GRID"}, peerRows(peers))
 }
 
 func peerRows(peers []admin.Peer) [][]string {
@@ -93,9 +95,31 @@ func peerRows(peers []admin.Peer) [][]string {
 				domains = append(domains, d.Domain+" ("+d.Status+")")
 			}
 		}
-		rows = append(rows, []string{p.Name, p.State, linkWord(p), ago(p.LastHeard), strings.Join(domains, " "), federation.GridID(p.Grid).Short()})
+		rows = append(rows, []string{p.Name, p.State, linkWord(p), ago(p.LastHeard), waits(p), strings.Join(domains, " "), federation.GridID(p.Grid).Short()})
 	}
 	return rows
+}
+
+// waits tells how much waits for a peer, and since when.
+func waits(p admin.Peer) string {
+	var items int64
+	var oldest time.Time
+	for _, l := range p.Lanes {
+		if l.Dir != "out" || l.Items == 0 {
+			continue
+		}
+		items += l.Items
+		if oldest.IsZero() || l.Oldest.Before(oldest) {
+			oldest = l.Oldest
+		}
+	}
+	switch {
+	case items == 0:
+		return ""
+	case oldest.IsZero():
+		return strconv.FormatInt(items, 10)
+	}
+	return fmt.Sprintf("%d, %s", items, short(time.Since(oldest)))
 }
 
 // linkWord is up or down, and how.
@@ -128,6 +152,9 @@ func showPeer(sh *shell, f *flags, p admin.Peer) error {
 	}
 	if p.LastError != "" {
 		fmt.Fprintf(w, "  last error   %s\n", p.LastError)
+	}
+	if much := waits(p); much != "" {
+		fmt.Fprintf(w, "  waits        %s (yggate outbox list %s)\n", much, p.Name)
 	}
 	allow := strings.Join(p.Allow, ", ")
 	if allow == "" {

@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 //	mode PERM FILE...       wants files to have those permissions
 //	append FILE OTHER       adds the text of another file
 //	replace OLD NEW FILE    changes a text that the file has
+//	plant GRID PEER LANE N AGE [TOLD]
+//	                        puts N messages into the outbox of a gateway that
+//	                        does not run, or with told or untold into its dead
+//	                        letters
 //	hangup                  sends SIGHUP to what runs in the background
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -49,6 +53,7 @@ func TestScripts(t *testing.T) {
 			"grid": grid, "a": operator("a"), "b": operator("b"), "c": operator("c"),
 			"let": let, "typo": typo, "until": until, "json": jsonValue, "mode": mode,
 			"append": appendTo, "replace": replace, "hangup": hangup,
+			"plant": plant,
 		},
 	})
 }

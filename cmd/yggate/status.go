@@ -16,9 +16,10 @@ var cmdStatus = command{
 	name: "status", args: "[--wait TIME [--up PEER]...] [FLAGS]",
 	short: "show how the running gateway is",
 	long: `
-Shows peers, mesh peerings, streams with the local server and what needs you.
-With --wait it first waits until the gateway is ready to federate and every peer named
-with --up is up; it exits 1 when they are not in time.
+Shows peers and what waits for them, the store, mesh peerings, streams with the
+local server and what needs you. With --wait it first waits until the gateway is
+ready to federate, which its store has to be as well, and every peer named with
+--up is up; it exits 1 when they are not in time.
 `,
 	run: runStatus,
 }
@@ -59,6 +60,9 @@ func awaitStatus(ctx context.Context, cl *admin.Client, wait time.Duration, up [
 		if err == nil && wait > 0 && !st.Edge {
 			err = errors.New("the gateway is still starting, or on standby")
 		}
+		if err == nil && wait > 0 && st.Store.State != "ok" {
+			err = fmt.Errorf("the store is %s: %s", st.Store.State, st.Store.Fix)
+		}
 		if err == nil || time.Now().After(deadline) {
 			return st, err
 		}
@@ -97,13 +101,14 @@ func tellStatus(sh *shell, st admin.Status) error {
 		fmt.Fprintf(w, ", epoch %d", st.Epoch)
 	}
 	fmt.Fprintln(w)
+	fmt.Fprintf(w, "store %s\n", storeLine(st.Store))
 	for _, warn := range st.Warnings {
 		fmt.Fprintf(w, "! %s\n", warn)
 	}
 	fmt.Fprintln(w)
 	if len(st.Peers) == 0 {
 		fmt.Fprintln(w, "No peers yet. Next: yggate invite --name NAME, or yggate accept STRING")
-	} else if err := table(w, []string{"PEER", "STATE", "LINK", "HEARD", "DOMAINS", "GRID"}, peerRows(st.Peers)); err != nil {
+	} else if err := table(w, []string{"PEER", "STATE", "LINK", "HEARD", "WAITS", "DOMAINS", "GRID"}, peerRows(st.Peers)); err != nil {
 		return err
 	}
 	for _, p := range st.Peers {
@@ -133,6 +138,18 @@ func tellStatus(sh *shell, st admin.Status) error {
 		rows = append(rows, []string{d.Domain, d.Peer, "yggate domain assign " + d.Domain + " PEER"})
 	}
 	return section(w, []string{"CONFLICT", "CLAIMED BY", "DECIDE WITH"}, rows)
+}
+
+// storeLine is how the database is; what to do stands in the warnings.
+func storeLine(s admin.Store) string {
+	line := fmt.Sprintf("%s   %s and %s of log", s.State, bytesText(s.Bytes), bytesText(s.WALBytes))
+	if s.State != "ok" {
+		line += fmt.Sprintf("   since %s: %s", s.Since.Local().Format(time.DateTime), s.Error)
+	}
+	if s.Checking {
+		line += "   being checked"
+	}
+	return line
 }
 
 func peeringRows(all []transports.Status) [][]string {
