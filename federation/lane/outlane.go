@@ -20,6 +20,9 @@ const (
 	// commitItems are what one commit adds, and deletes, about; more would keep the
 	// other lanes waiting for their turn.
 	commitItems = 1024
+	// commitSpace is the least time between commits while several items come at
+	// once. Whoever sends one after the other is not held up.
+	commitSpace = 2 * time.Millisecond
 	// cutDelay is how long acknowledged items may stay in the outbox so that the
 	// next commit takes them along.
 	cutDelay = 100 * time.Millisecond
@@ -156,9 +159,13 @@ func (l *outLane) commits(ctx context.Context) error {
 		b := l.gather()
 		switch {
 		case !b.empty():
+			started := time.Now()
 			if err := l.commit(context.WithoutCancel(ctx), &b); err != nil && !l.hold(ctx, b, err) {
 				l.close(err)
 				return nil
+			}
+			if len(b.puts) > 1 {
+				pause(ctx, commitSpace-time.Since(started))
 			}
 			continue
 		case ctx.Err() != nil:

@@ -35,10 +35,10 @@ type Handler interface {
 	// holds them is not. That from is one of the server's own domains
 	// is proven; the addresses inside the stanzas are for the handler to check.
 	// Blocking pushes back on the server; an error closes the stream. settled is
-	// called once, possibly later and from another goroutine, when nothing that
-	// happens to the gateway can lose one of them without a word: each is on disk,
-	// or was answered, or was of a kind that nobody keeps. A server with stream
-	// management is told then (XEP-0198 §4); after an error it does not matter.
+	// called once unless an error is returned, possibly later and from another
+	// goroutine, when nothing that happens to the gateway can lose one of them
+	// without a word: each is on disk, or was answered, or was of a kind that
+	// nobody keeps. A server with stream management is told then (XEP-0198 §4).
 	Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error
 	// Failed is given every stanza that Send took and that could not be written
 	// to the local server, once. It must not block.

@@ -21,12 +21,15 @@ type way struct {
 
 // system is two servers and how they meet.
 type system struct {
-	name string
-	ways []*way
+	name    string
+	ways    []*way
+	noStore bool         // messages that the gateways do not keep
+	cost    *gatewayCost // of the gateways between, if any
 }
 
 // benchXMPP compares ejabberd and Prosody that federate with each other directly
-// with the same servers behind two gateways.
+// with the same servers behind two gateways, over the memory-only lane and over the
+// durable ones.
 func benchXMPP(ctx context.Context, o *options, dir string) (err error) {
 	fmt.Fprintf(o.out, "\n# XMPP: ejabberd <-> Prosody, direct and through two gateways\n")
 	direct, err := peertest.StartDirect(ctx, filepath.Join(dir, "direct"), setup.DNS)
@@ -49,7 +52,10 @@ func benchXMPP(ctx context.Context, o *options, dir string) (err error) {
 			return s.User(ctx, peertest.ClientConfig{Roots: pool}, name)
 		}
 	}
-	systems := []*system{{name: "direct"}, {name: "two gateways"}}
+	gateways := []*peertest.Gateway{a.Gateway, b.Gateway}
+	straight := &system{name: "direct"}
+	durable := &system{name: "two gateways", cost: &gatewayCost{gateways: gateways}}
+	memory := &system{name: "memory only", noStore: true, cost: &gatewayCost{gateways: gateways}}
 	for i, login := range [][2]func(string) (peertest.Party, error){
 		{byDirect(ctx, direct.Ejabberd), byDirect(ctx, direct.Prosody)},
 		{func(n string) (peertest.Party, error) { return a.User(ctx, n) }, func(n string) (peertest.Party, error) { return b.User(ctx, n) }},
@@ -60,17 +66,20 @@ func benchXMPP(ctx context.Context, o *options, dir string) (err error) {
 		}
 		defer ejabberd.Close()
 		defer prosody.Close()
-		systems[i].ways = []*way{
-			{name: "ejabberd -> Prosody", from: ejabberd, to: prosody},
-			{name: "Prosody -> ejabberd", from: prosody, to: ejabberd},
+		for _, s := range [][]*system{{straight}, {durable, memory}}[i] {
+			s.ways = []*way{
+				{name: "ejabberd -> Prosody", from: ejabberd, to: prosody},
+				{name: "Prosody -> ejabberd", from: prosody, to: ejabberd},
+			}
 		}
 	}
-	cost := &gatewayCost{gateways: []*peertest.Gateway{a.Gateway, b.Gateway}}
-	if err := rounds(ctx, o, systems, cost); err != nil {
+	if err := rounds(ctx, o, []*system{straight, memory, durable}); err != nil {
 		return err
 	}
-	compare(o, systems[0], systems[1])
-	cost.report(o)
+	compare(o, straight, durable)
+	compareKept(o, memory, durable)
+	memory.cost.report(o, memory.name, 15)
+	durable.cost.report(o, "durable", 0)
 	return nil
 }
 
@@ -97,13 +106,12 @@ func both(ctx context.Context, loginA, loginB func(string) (peertest.Party, erro
 }
 
 // rounds lets the systems take turns; which goes first alternates.
-func rounds(ctx context.Context, o *options, systems []*system, cost *gatewayCost) error {
+func rounds(ctx context.Context, o *options, systems []*system) error {
 	for round := range o.rounds {
 		for i := range systems {
 			s := systems[(i+round)%len(systems)]
 			for _, w := range s.ways {
-				gated := s == systems[len(systems)-1]
-				if err := w.measure(ctx, o, gated, cost); err != nil {
+				if err := w.measure(ctx, o, s); err != nil {
 					return fmt.Errorf("%s, %s: %w", s.name, w.name, err)
 				}
 				n := len(w.rate) - 1
@@ -114,24 +122,24 @@ func rounds(ctx context.Context, o *options, systems []*system, cost *gatewayCos
 	return nil
 }
 
-func (w *way) measure(ctx context.Context, o *options, gated bool, cost *gatewayCost) error {
+func (w *way) measure(ctx context.Context, o *options, s *system) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	if gated {
-		if err := cost.begin(ctx); err != nil {
+	if s.cost != nil {
+		if err := s.cost.begin(ctx); err != nil {
 			return err
 		}
 	}
-	bulk, err := peertest.Load{Messages: o.messages, Window: 500, Body: 200}.Run(ctx, w.from, w.to)
+	bulk, err := peertest.Load{Messages: o.messages, Window: 500, Body: 200, NoStore: s.noStore}.Run(ctx, w.from, w.to)
 	if err != nil {
 		return err
 	}
-	if gated {
-		if err := cost.end(ctx, o.messages); err != nil {
+	if s.cost != nil {
+		if err := s.cost.end(ctx, o.messages); err != nil {
 			return err
 		}
 	}
-	single, err := peertest.Load{Messages: 1000, Window: 1, Body: 200}.Run(ctx, w.from, w.to)
+	single, err := peertest.Load{Messages: 1000, Window: 1, Body: 200, NoStore: s.noStore}.Run(ctx, w.from, w.to)
 	if err != nil {
 		return err
 	}
@@ -151,5 +159,14 @@ func compare(o *options, direct, gated *system) {
 			goal{what: d.name + ", messages/s against direct", have: median(g.rate) / median(d.rate), want: 1, unit: "x"},
 			goal{what: d.name + ", p50 more than direct", have: median(g.p50) - median(d.p50), want: 1.5, atMost: true, unit: "ms"},
 		)
+	}
+}
+
+// compareKept says what it costs to keep messages on disk.
+func compareKept(o *options, memory, durable *system) {
+	for i, m := range memory.ways {
+		d := durable.ways[i]
+		fmt.Fprintf(o.out, "%s  median: memory only %.0f msg/s p50 %.2f p99 %.2f ms\n", m.name, median(m.rate), median(m.p50), median(m.p99))
+		o.goals = append(o.goals, goal{what: m.name + ", durable to memory only", have: median(d.rate) / median(m.rate), want: 0.9, unit: "x"})
 	}
 }

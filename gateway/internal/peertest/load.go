@@ -19,6 +19,9 @@ type Load struct {
 	Messages, Window int
 	// Body is the size of each message's text in bytes.
 	Body int
+	// NoStore marks the messages as not worth keeping (XEP-0334 §4.2), which sends
+	// them over the memory-only lane.
+	NoStore bool
 }
 
 // Measured is what became of a Load.
@@ -105,7 +108,11 @@ func (l Load) send(ctx context.Context, from Party, to, prefix string, start tim
 		return err
 	}
 	head := "<message type='chat' to='" + addr.String() + "' id='" + prefix
-	tail := "'><body>" + strings.Repeat("x", l.Body) + "</body></message>"
+	tail := "'><body>" + strings.Repeat("x", l.Body) + "</body>"
+	if l.NoStore {
+		tail += "<no-store xmlns='urn:xmpp:hints'/>"
+	}
+	tail += "</message>"
 	var batch []byte
 	for i := 0; i < l.Messages; {
 		batch = batch[:0]
