@@ -1,11 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 
@@ -27,11 +27,12 @@ func inOwnMounts() (code int, ran bool) {
 	if err != nil {
 		return 0, false
 	}
-	// Not of ctx: Ctrl-C reaches the whole group, and the child has to clear up.
-	cmd := exec.CommandContext(context.Background(), self, os.Args[1:]...)
+	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), ownMounts+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
+	// Ctrl-C reaches the child as well, which has to clear up first.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	if err := cmd.Start(); err != nil {
 		return 0, false
 	}
@@ -54,6 +55,7 @@ type disk struct {
 	dir, ballast string
 }
 
+// mountDisk mounts a disk of so many bytes on a directory.
 func mountDisk(dir string, size int64) (*disk, error) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", size)); err != nil {
 		return nil, fmt.Errorf("mount a disk of %d bytes at %s: %w", size, dir, err)
@@ -61,6 +63,7 @@ func mountDisk(dir string, size int64) (*disk, error) {
 	return &disk{dir: dir, ballast: filepath.Join(dir, "ballast")}, nil
 }
 
+// unmount takes the disk away with what is on it.
 func (d *disk) unmount() error {
 	if err := unix.Unmount(d.dir, 0); err != nil {
 		return fmt.Errorf("unmount %s: %w", d.dir, err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,9 @@ func (t *tally) faults() int64 {
 }
 
 // between is a duration of at least low and less than high.
-func between(r *rand.Rand, low, high time.Duration) time.Duration { return low + rand.N(high-low) }
+func between(r *rand.Rand, low, high time.Duration) time.Duration {
+	return low + time.Duration(r.Int64N(int64(high-low)))
+}
 
 // pause waits; false means that ctx has ended.
 func pause(ctx context.Context, d time.Duration) bool {
@@ -34,8 +37,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// killer kills gateways, about perMinute of them. Each kind of fault has a source
-// of random numbers of its own, so that a seed gives each the same course.
+// killer kills gateways, about perMinute of them.
 type killer struct {
 	w         *world
 	rand      *rand.Rand
@@ -98,7 +100,7 @@ func (k *killer) strike(victims []*site, after []time.Duration) error {
 		})
 	}
 	all.Wait()
-	return join(errs)
+	return errors.Join(errs...)
 }
 
 // rest waits for the next kill; false means that ctx has ended. While there were

@@ -17,8 +17,9 @@ import (
 const (
 	// progressEvery is how often a long run says how it stands.
 	progressEvery = 5 * time.Second
-	// settleWithin bounds the wait for the last messages, quiet is how long
-	// nothing may come before nothing is expected any more.
+	// settleWithin bounds the wait for the last messages. It ends earlier when
+	// nothing is missing, the gateways hold nothing and nothing has come for quiet,
+	// or when nothing has come for stuck.
 	settleWithin = 3 * time.Minute
 	quiet        = 3 * time.Second
 	stuck        = 30 * time.Second
@@ -67,36 +68,43 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer) (w *world,
 // play sends and strikes for the time asked for, then mends everything and waits
 // until nothing comes any more.
 func (w *world) play(ctx context.Context, o options, out io.Writer) error {
-	shown, stop := context.WithCancel(ctx)
+	aside, stop := context.WithCancel(ctx)
 	defer stop()
-	go w.progress(shown, out)
-
-	parts, partsCtx := errgroup.WithContext(ctx)
-	load, endLoad := context.WithCancel(partsCtx)
-	faults, endFaults := context.WithTimeout(partsCtx, o.length)
-	defer endLoad()
-	defer endFaults()
-	source := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(o.seed, stream)) }
+	var watch errgroup.Group
+	watch.Go(func() error { w.progress(aside, out); return nil })
 	for _, s := range []*site{w.a, w.b} {
-		parts.Go(func() error { return s.supervise(load) })
+		watch.Go(func() error { return s.supervise(aside) })
 	}
-	w.send(load, partsCtx, parts, o)
-
-	parts.Go(func() error {
-		defer endLoad()
-		return w.strike(faults, o, source)
-	})
-	if err := parts.Wait(); err != nil {
-		return err
+	err := w.ride(ctx, o)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
+	if err == nil {
+		err = w.settle(ctx, out)
 	}
-	return w.settle(ctx, out)
+	stop()
+	return errors.Join(err, watch.Wait())
 }
 
-// strike has every kind of fault happen until ctx ends.
-func (w *world) strike(ctx context.Context, o options, source func(uint64) *rand.Rand) error {
+// ride sends and strikes for the time asked for.
+func (w *world) ride(ctx context.Context, o options) error {
+	parts, ctx := errgroup.WithContext(ctx)
+	load, endLoad := context.WithCancel(ctx)
+	defer endLoad()
+	w.send(load, ctx, parts, o)
+	parts.Go(func() error {
+		defer endLoad()
+		return w.strike(ctx, o)
+	})
+	return parts.Wait()
+}
+
+// strike has every kind of fault happen for the time asked for. Each has a source
+// of random numbers of its own, so that a seed gives each the same course.
+func (w *world) strike(ctx context.Context, o options) error {
+	ctx, cancel := context.WithTimeout(ctx, o.length)
+	defer cancel()
+	source := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(o.seed, stream)) }
 	kinds, ctx := errgroup.WithContext(ctx)
 	kinds.Go(func() error { return (&killer{w: w, rand: source(1), perMinute: o.kills}).run(ctx) })
 	kinds.Go(func() error { return disturb(ctx, source(2), 2*time.Second, 10*time.Second, w.cutCable) })
@@ -122,16 +130,21 @@ func (w *world) settle(ctx context.Context, out io.Writer) error {
 	mended := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
+	var left error
 	// That time runs out is no error of its own: what is missing is lost.
-	_ = await(ctx, 50*time.Millisecond, func() bool {
+	_ = await(ctx, 100*time.Millisecond, func() bool {
 		c, last := w.ledger.now()
 		if last.Before(mended) {
 			last = mended
 		}
 		still := time.Since(last)
-		return c.pending == 0 && still > quiet || still > stuck
+		if still < quiet {
+			return false
+		}
+		left = errors.Join(w.a.empty(ctx), w.b.empty(ctx))
+		return c.pending == 0 && left == nil || still > stuck
 	})
-	return nil
+	return left
 }
 
 // progress says now and then how it stands.

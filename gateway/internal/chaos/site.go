@@ -63,20 +63,20 @@ func newSite(ctx context.Context, cfg siteConfig, t *tally, log *slog.Logger) (*
 	if err := os.Mkdir(s.state, 0o700); err != nil {
 		return nil, err
 	}
+	if s.checks, err = newChecks(filepath.Join(s.gateway.Dir, "copy"), filepath.Join(s.state, "yggate.db")); err != nil {
+		return nil, err
+	}
 	if cfg.disk > 0 {
 		if s.disk, err = mountDisk(s.state, cfg.disk); err != nil {
 			return nil, err
 		}
 	}
-	if s.checks, err = newChecks(filepath.Join(s.gateway.Dir, "copy"), filepath.Join(s.state, "yggate.db")); err != nil {
-		return nil, err
-	}
 	init := []string{"--name", s.name, "--domain", s.domain, "--muc", s.muc,
 		"--server", s.serverAddr, "--listen", s.gatewayAddr, "--dns", "off"}
-	if err := s.gateway.Init(ctx, append(init, cfg.mesh...)...); err != nil {
-		return nil, err
+	if err := errors.Join(s.gateway.Init(ctx, append(init, cfg.mesh...)...), unlimit(s.gateway.Config)); err != nil {
+		return nil, errors.Join(err, s.stop())
 	}
-	return s, unlimit(s.gateway.Config)
+	return s, nil
 }
 
 // unlimit lets a peer send as fast as this machine can.
@@ -102,6 +102,25 @@ func (s *site) status(ctx context.Context) (admin.Status, error) {
 func (s *site) linked(ctx context.Context) bool {
 	st, err := s.status(ctx)
 	return err == nil && len(st.Peers) == 1 && st.Peers[0].Up
+}
+
+// empty says what the gateway still holds for its peer or its server, if anything.
+func (s *site) empty(ctx context.Context) error {
+	st, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range st.Peers {
+		for _, l := range p.Lanes {
+			if l.Items > 0 {
+				return fmt.Errorf("the gateway of %s holds %d items on lane %s, direction %s", s.name, l.Items, l.Lane, l.Dir)
+			}
+		}
+	}
+	if len(st.Untold) > 0 {
+		return fmt.Errorf("the gateway of %s has senders to tell", s.name)
+	}
+	return nil
 }
 
 // kill ends the gateway as kill -9 does, and returns when all that it wrote to its
@@ -201,18 +220,13 @@ func (s *site) fill(ctx context.Context) error {
 	return s.disk.fill()
 }
 
-// stop ends everything of the site.
+// stop ends everything of the site, and looks at the database once more.
 func (s *site) stop() error {
-	var errs []error
-	if s.gateway != nil {
-		errs = append(errs, s.gateway.Stop())
-	}
+	errs := []error{s.gateway.Stop()}
 	if s.server != nil {
-		errs = append(errs, s.server.halt())
+		errs = append(errs, s.server.halt(), s.checks.take(context.Background()))
 	}
-	if s.checks != nil {
-		errs = append(errs, s.checks.wait())
-	}
+	errs = append(errs, s.checks.wait())
 	if s.disk != nil {
 		errs = append(errs, s.disk.unmount())
 	}

@@ -121,5 +121,3 @@ func (w *world) stop() error {
 	}
 	return errors.Join(errs...)
 }
-
-func join(errs []error) error { return errors.Join(errs...) }
