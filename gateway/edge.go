@@ -232,7 +232,11 @@ func (e *edge) keepHeard(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return nil
 				}
-				return fmt.Errorf("store: %w", err)
+				if !passes(err) {
+					return fmt.Errorf("store: %w", err)
+				}
+				e.g.log.Warn("when a peer was last heard is not stored", "err", err)
+				break
 			}
 			stored[st.Peer] = st.LastHeard
 		}

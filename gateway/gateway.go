@@ -133,10 +133,13 @@ func (g *gateway) open(ctx context.Context) error {
 		return err
 	}
 	node := federation.Node{ID: nodeID(), SPKI: g.identity.NodeSPKI(), Addrs: []string{g.meshAddr().ID()}}
-	g.registry, err = federation.OpenRegistry(ctx, federation.RegistryConfig{
-		Store: g.store, Identity: g.identity, Name: c.Name, Own: c.Own(), MaxStanza: int(c.XMPP.MaxStanza),
-		Nodes: []federation.Node{node}, Log: g.log,
-		Policy: func(petname string) federation.Policy { return g.conf.Load().Policy(petname) },
+	err = g.whenStored(ctx, func() (err error) {
+		g.registry, err = federation.OpenRegistry(ctx, federation.RegistryConfig{
+			Store: g.store, Identity: g.identity, Name: c.Name, Own: c.Own(), MaxStanza: int(c.XMPP.MaxStanza),
+			Nodes: []federation.Node{node}, Log: g.log,
+			Policy: func(petname string) federation.Policy { return g.conf.Load().Policy(petname) },
+		})
+		return err
 	})
 	if err != nil {
 		return errors.Join(err, g.store.Close())
@@ -168,3 +171,29 @@ func Version() string { return version }
 
 // version is set by the Makefile; "devel" is what `go build` alone gives.
 var version = "devel"
+
+// storeRetry is how long a gateway that starts waits for a store that cannot write.
+const storeRetry = 2 * time.Second
+
+// passes says whether an error of the store is one that ends by itself, or by what
+// an operator does beside the running gateway.
+func passes(err error) bool {
+	return errors.Is(err, store.ErrDiskFull) || errors.Is(err, store.ErrLocked)
+}
+
+// whenStored does what has to write before anything else can begin. While the disk
+// is full or the database locked it is tried again, until ctx is done.
+func (g *gateway) whenStored(ctx context.Context, write func() error) error {
+	for {
+		err := write()
+		if !passes(err) {
+			return err
+		}
+		g.log.Error("the gateway cannot start; it tries again until it can", "err", err)
+		select {
+		case <-time.After(storeRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}

@@ -44,7 +44,11 @@ func (g *gateway) runEdges(ctx context.Context) error {
 
 // runEdge runs one life of the edge, in an epoch of its own.
 func (g *gateway) runEdge(ctx context.Context) error {
-	epoch, err := g.store.NextEpoch(ctx)
+	var epoch uint64
+	err := g.whenStored(ctx, func() (err error) {
+		epoch, err = g.store.NextEpoch(ctx)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("new epoch: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
+	"github.com/yggate/yggate/store"
 )
 
 // lease is a role that the test gives and takes.
@@ -158,4 +159,30 @@ func freeAddr(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// TestStartWaitsForTheDisk has the disk be full at first: the gateway waits; any
+// other error ends it.
+func TestStartWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	g := &gateway{log: slog.New(slog.DiscardHandler)}
+	tries := 0
+	err := g.whenStored(t.Context(), func() error {
+		if tries++; tries == 1 {
+			return fmt.Errorf("take epoch: %w", store.ErrDiskFull)
+		}
+		return nil
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("after %d tries: %v, want success at the second", tries, err)
+	}
+	broken := errors.New("broken")
+	if err := g.whenStored(t.Context(), func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("got %v, want the error", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.whenStored(ctx, func() error { return store.ErrLocked }); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("got %v, want why it could not start", err)
+	}
 }
