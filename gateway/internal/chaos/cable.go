@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// cable is the way between the two meshes: a TCP forwarder that can be cut, and
-// stalled as a line is on which packets get lost and nobody says so.
+// cable is a TCP forwarder between two programs. It can be cut, and stalled as a
+// line is on which packets get lost and nobody says so.
 type cable struct {
 	listener net.Listener
 	to       string
@@ -33,6 +33,9 @@ func newCable(from, to string) (*cable, error) {
 	return c, nil
 }
 
+// Addr is where the cable begins.
+func (c *cable) Addr() string { return c.listener.Addr().String() }
+
 func (c *cable) accept() {
 	for {
 		conn, err := c.listener.Accept()
@@ -51,7 +54,7 @@ func (c *cable) forward(near net.Conn) {
 	defer c.leave(near)
 	far, err := net.Dial("tcp", c.to)
 	if err != nil {
-		return // the gateway is down, and the other one will see that
+		return // nobody is there, and the near end will see that
 	}
 	defer far.Close()
 	if !c.enter(far) {

@@ -11,13 +11,13 @@ import (
 
 // tally counts what was done to the world.
 type tally struct {
-	kills, cuts, stalls, outages, fills atomic.Int64
-	exits                               atomic.Int64 // of gateways, by themselves
+	kills, cuts, stalls, outages, breaks, fills atomic.Int64
+	exits                                       atomic.Int64 // of gateways, by themselves
 }
 
 // faults is how many there were.
 func (t *tally) faults() int64 {
-	return t.kills.Load() + t.cuts.Load() + t.stalls.Load() + t.outages.Load() + t.fills.Load()
+	return t.kills.Load() + t.cuts.Load() + t.stalls.Load() + t.outages.Load() + t.breaks.Load() + t.fills.Load()
 }
 
 // between is a duration of at least low and less than high.
@@ -133,15 +133,15 @@ func disturb(ctx context.Context, r *rand.Rand, low, high time.Duration, strike 
 	return nil
 }
 
-// cutCable cuts or stalls the way between the meshes for a while.
-func (w *world) cutCable(ctx context.Context, r *rand.Rand) error {
+// cutMesh cuts or stalls the way between the gateways for a while.
+func (w *world) cutMesh(ctx context.Context, r *rand.Rand) error {
 	d := between(r, 50*time.Millisecond, 3*time.Second)
 	if r.IntN(2) == 0 {
-		w.log.Info("cable cut", "for", d)
+		w.log.Info("mesh cut", "for", d)
 		w.tally.cuts.Add(1)
 		w.cable.Cut()
 	} else {
-		w.log.Info("cable stalled", "for", d)
+		w.log.Info("mesh stalled", "for", d)
 		w.tally.stalls.Add(1)
 		w.cable.Stall()
 	}
@@ -150,9 +150,16 @@ func (w *world) cutCable(ctx context.Context, r *rand.Rand) error {
 	return nil
 }
 
-// takeServer takes an XMPP server away for a while.
+// takeServer takes an XMPP server away for a while, or the line to it.
 func (w *world) takeServer(ctx context.Context, r *rand.Rand) error {
 	s, d := w.either(r), between(r, 50*time.Millisecond, 2*time.Second)
+	if r.IntN(2) == 0 {
+		s.log.Info("line to the server cut", "for", d)
+		w.tally.breaks.Add(1)
+		bounded, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		return s.unplug(bounded, func() { pause(ctx, d) })
+	}
 	s.log.Info("server away", "for", d)
 	w.tally.outages.Add(1)
 	return s.outage(func() { pause(ctx, d) })

@@ -1,7 +1,8 @@
 // Chaos shows that nothing acknowledged is lost. It runs two real gateways, linked
 // over the embedded Yggdrasil on this machine, has a stand-in XMPP server before
 // each send messages as fast as they go, and meanwhile kills the gateways, cuts
-// and stalls the mesh between them, takes the servers away and fills the disks.
+// and stalls the mesh between them, takes the servers away, or the lines to them,
+// and fills the disks.
 //
 //	go run ./gateway/internal/chaos [-for 60s] [-seed N] [-kills 110] [-keep]
 //
@@ -33,7 +34,10 @@
 //
 //   - repeated: the last hop is at least once. A message may come again, unchanged,
 //     in the next life of the receiving gateway after a kill, or after its server
-//     was away, and then in order and before anything new;
+//     or the line to it was away, and then in order and before anything new. "At
+//     once" is the most of one way (a pair of domains) in one life;
+//   - cuts and stalls of the mesh, outages of a server, broken lines between gateway
+//     and server;
 //   - unacked: sent and never acknowledged, most of them when a gateway was killed;
 //   - exits: gateways that ended by themselves and were started again;
 //   - checks: databases of killed gateways that passed SQLite's integrity check.

@@ -107,8 +107,8 @@ func (w *world) strike(ctx context.Context, o options) error {
 	source := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(o.seed, stream)) }
 	kinds, ctx := errgroup.WithContext(ctx)
 	kinds.Go(func() error { return (&killer{w: w, rand: source(1), perMinute: o.kills}).run(ctx) })
-	kinds.Go(func() error { return disturb(ctx, source(2), 2*time.Second, 10*time.Second, w.cutCable) })
-	kinds.Go(func() error { return disturb(ctx, source(3), 3*time.Second, 12*time.Second, w.takeServer) })
+	kinds.Go(func() error { return disturb(ctx, source(2), 2*time.Second, 10*time.Second, w.cutMesh) })
+	kinds.Go(func() error { return disturb(ctx, source(3), 2*time.Second, 8*time.Second, w.takeServer) })
 	if w.a.disk != nil {
 		kinds.Go(func() error { return disturb(ctx, source(4), 3*time.Second, 12*time.Second, w.fillDisk) })
 	}
@@ -158,8 +158,8 @@ func (w *world) progress(ctx context.Context, out io.Writer) {
 }
 
 func (t *tally) String() string {
-	return fmt.Sprintf("kills %d, cuts %d, stalls %d, outages %d, full disks %d, exits %d",
-		t.kills.Load(), t.cuts.Load(), t.stalls.Load(), t.outages.Load(), t.fills.Load(), t.exits.Load())
+	return fmt.Sprintf("kills %d, cuts %d, stalls %d, outages %d, broken lines %d, full disks %d, exits %d",
+		t.kills.Load(), t.cuts.Load(), t.stalls.Load(), t.outages.Load(), t.breaks.Load(), t.fills.Load(), t.exits.Load())
 }
 
 // report prints what there is to say, the line that counts last.

@@ -19,9 +19,12 @@ import (
 
 // site is one operator's side: a gateway and the stand-in for its XMPP server.
 type site struct {
-	name                    string
-	domain, muc             string
+	name        string
+	domain, muc string
+	// serverAddr and gatewayAddr are where the two listen. Each is reached over a
+	// cable of its own.
 	serverAddr, gatewayAddr string
+	toServer, toGateway     *cable
 	state                   string // the gateway's state directory
 	disk                    *disk  // nil where it has none of its own
 	gateway                 *peertest.Gateway
@@ -71,12 +74,25 @@ func newSite(ctx context.Context, cfg siteConfig, t *tally, log *slog.Logger) (*
 			return nil, err
 		}
 	}
+	if err := s.wire(); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
 	init := []string{"--name", s.name, "--domain", s.domain, "--muc", s.muc,
-		"--server", s.serverAddr, "--listen", s.gatewayAddr, "--dns", "off"}
+		"--server", s.toServer.Addr(), "--listen", s.gatewayAddr, "--dns", "off"}
 	if err := errors.Join(s.gateway.Init(ctx, append(init, cfg.mesh...)...), unlimit(s.gateway.Config)); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	return s, nil
+}
+
+// wire lays the cables between gateway and server.
+func (s *site) wire() (err error) {
+	front := func() string { return netip.AddrPortFrom(peertest.Loopback(), 5269).String() }
+	if s.toServer, err = newCable(front(), s.serverAddr); err != nil {
+		return err
+	}
+	s.toGateway, err = newCable(front(), s.gatewayAddr)
+	return err
 }
 
 // unlimit lets a peer send as fast as this machine can.
@@ -206,6 +222,21 @@ func (s *site) outage(wait func()) error {
 	return s.server.start()
 }
 
+// unplug cuts both cables between gateway and server for as long as wait takes.
+// What is on its way on them is lost, acknowledgements among it.
+func (s *site) unplug(ctx context.Context, wait func()) error {
+	s.toServer.Cut()
+	s.toGateway.Cut()
+	defer s.toServer.Mend()
+	defer s.toGateway.Mend()
+	if err := s.server.drained(ctx); err != nil {
+		return err
+	}
+	s.life.Add(1)
+	wait()
+	return nil
+}
+
 // fill fills the gateway's disk. SQLite writes its log over and over within the
 // room that the file has once taken, and would not notice for long; so the log is
 // cut to nothing first.
@@ -227,6 +258,11 @@ func (s *site) stop() error {
 		errs = append(errs, s.server.halt(), s.checks.take(context.Background()))
 	}
 	errs = append(errs, s.checks.wait())
+	for _, c := range []*cable{s.toServer, s.toGateway} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
+	}
 	if s.disk != nil {
 		errs = append(errs, s.disk.unmount())
 	}

@@ -38,7 +38,7 @@ func newStandIn(s *site, l *ledger, caDir string, log *slog.Logger) (*standIn, e
 	}
 	in := &standIn{site: s, ledger: l, up: make(chan struct{})}
 	in.config = s2s.Config{
-		Listen: s.serverAddr, CA: ca, Servers: []s2s.Server{{Addr: s.gatewayAddr}}, Handler: in,
+		Listen: s.serverAddr, CA: ca, Servers: []s2s.Server{{Addr: s.toGateway.Addr()}}, Handler: in,
 		Limits: standInLimits, Log: log.With("server", s.name),
 	}
 	return in, nil
@@ -125,7 +125,7 @@ func (in *standIn) drained(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errors.New("the streams of a gateway that was killed do not end")
+			return errors.New("the streams of a gateway that is gone do not end")
 		}
 	}
 }

@@ -21,7 +21,7 @@ const diskSize = 64 << 20
 //	stand-in a - yggate a - cable - yggate b - stand-in b
 type world struct {
 	a, b   *site
-	cable  *cable
+	cable  *cable // between the gateways
 	ways   []*way
 	ledger *ledger
 	tally  tally
