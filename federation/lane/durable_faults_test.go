@@ -117,3 +117,38 @@ func TestPutFailsWhenStopped(t *testing.T) {
 		t.Error("an item was taken for a lane that is not durable")
 	}
 }
+
+// TestDiskBehind has the receiver's database take nothing while its local server
+// takes everything: what is handed over without being on disk is bounded, because
+// all of it comes again after a crash.
+func TestDiskBehind(t *testing.T) {
+	t.Parallel()
+	a, b := towns(t)
+	a.wake()
+	b.wake()
+	a.now().PeerUp("bob")
+	a.put("bob", "0")
+	waitFor(t, "the first item", func() bool { return a.items(Chat, DirOut) == 0 })
+	other, err := sql.Open("sqlite", "file:"+b.path+"?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	lock, err := other.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 5 * heldItems
+	a.put("bob", numbered(1, n)...)
+	waitFor(t, "the store to say that it is locked", func() bool { return b.st.Health().Err != "" })
+	if got := len(b.hall.arrived()); got > 3*heldItems {
+		t.Errorf("%d items were handed over that are not on disk", got)
+	}
+	if err := lock.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "all items", func() bool { return len(b.hall.arrived()) == n })
+	if got := b.hall.arrived(); !slices.Equal(got, numbered(0, n)) {
+		t.Errorf("%d items came out of order or twice", len(got))
+	}
+}

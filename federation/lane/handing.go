@@ -141,9 +141,14 @@ func (l *inLane) settled(c *conv, n int) {
 	}
 	clear(c.queue[:n])
 	c.queue = c.queue[n:]
+	l.makeRoom()
+	signal(l.toCommit)
+}
+
+// makeRoom lets the stream go on, if there is room. It needs l.mu.
+func (l *inLane) makeRoom() {
 	if l.room != nil {
 		close(l.room)
 		l.room = nil
 	}
-	signal(l.toCommit)
 }

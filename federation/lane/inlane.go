@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// What one lane from a peer may hold that the local server has not taken yet;
-	// beyond that its stream is not read, and the rest waits on the peer's disk.
+	// What one lane from a peer may hold that the local server has not taken yet,
+	// and as much that it has and the disk has not; beyond that its stream is not
+	// read, and the rest waits on the peer's disk.
 	heldItems = 4096
 	heldBytes = 4 << 20
 	// commitPause is the least time between two commits of a lane from a peer.
@@ -41,6 +42,7 @@ type inLane struct {
 	row   store.InLane // as on disk
 	rules journal.In   // as taken
 	fresh []*inItem    // taken since the last commit, in order
+	size  int64        // of them
 	gone  []int64      // rows of the inbox that the local server has taken
 	ids   map[string]bool
 	convs map[string]*conv
@@ -162,7 +164,8 @@ func (l *inLane) commit(ctx context.Context) error {
 		}
 	}
 	empty := in.empty(l.row)
-	l.fresh, l.gone, l.begun = nil, nil, nil
+	size := l.size
+	l.fresh, l.gone, l.begun, l.size = nil, nil, nil, 0
 	l.mu.Unlock()
 	if empty {
 		return nil
@@ -171,6 +174,7 @@ func (l *inLane) commit(ctx context.Context) error {
 	l.mu.Lock()
 	if err != nil {
 		l.fresh = append(in.fresh, l.fresh...)
+		l.size += size
 		l.gone = append(in.gone, l.gone...)
 		l.mu.Unlock()
 		for _, done := range in.begun {
@@ -188,6 +192,7 @@ func (l *inLane) commit(ctx context.Context) error {
 		delete(l.ids, string(id))
 	}
 	acks, more := l.acks, len(l.gone) > 0
+	l.makeRoom()
 	l.mu.Unlock()
 	if acks != nil {
 		acks.set(ackOf(row))

@@ -189,6 +189,7 @@ func (l *inLane) take(ctx context.Context, f *frame) error {
 		l.ids[string(f.ID)] = true
 	}
 	l.fresh = append(l.fresh, it)
+	l.size += it.Size()
 	l.enqueue(it)
 	return nil
 }
@@ -226,11 +227,11 @@ func itemOf(f *frame) store.LaneItem {
 	return it
 }
 
-// waitRoom blocks while the local server is too far behind.
+// waitRoom blocks while the local server, or the disk, is too far behind.
 func (l *inLane) waitRoom(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		if l.held < heldItems && l.bytes < heldBytes {
+		if l.held < heldItems && l.bytes < heldBytes && len(l.fresh) < heldItems && l.size < heldBytes {
 			l.mu.Unlock()
 			return nil
 		}

@@ -90,6 +90,7 @@ modules_enabled = { "tls"; "saslauth"; "dialback"; "disco"; "ping"; "smacks"; "s
 smacks_s2s_resend = true
 s2s_interfaces = { %[2]q }
 s2s_ports = { %[3]s }
+c2s_ports = { }
 s2s_require_encryption = true
 s2s_secure_auth = %[4]v
 unbound = { resolvconf = false; hoststxt = false; forward = { "%[5]s@%[6]s" } }
