@@ -50,6 +50,7 @@ fuzz: ## run every fuzz target for FUZZTIME (30s) each
 
 bench: deps ## side by side with what one would pick instead
 	go run ./bench/mesh
+	go run ./bench/lane
 	go run ./gateway/internal/bench
 
 demo: deps ## two grids on this machine meet and talk; DEMO_ONCE=1 ends after that
