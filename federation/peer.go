@@ -74,8 +74,8 @@ type Limits struct {
 	Burst             int           // items taken at once beyond that
 	BytesPerSecond    int64         // bytes taken from the peer, sustained
 	Streams           int           // concurrent streams on its link
-	QueueItems        int           // items held for it here
-	QueueBytes        int64         // bytes held for it here
+	QueueItems        int           // items that wait for it here, on each lane
+	QueueBytes        int64         // bytes of them, on each lane
 	TTL               time.Duration // how long an item for it may wait
 }
 

@@ -193,19 +193,21 @@ func (d *Durable) buryGone(ctx context.Context) {
 		if p != nil && p.State != federation.StateBlocked && p.State != federation.StateRemoved || l.items() == 0 {
 			continue
 		}
-		if err := l.buryAll(ctx, ReasonPeer, "the grid is no peer any more"); err != nil && ctx.Err() == nil {
+		if _, err := l.buryAll(ctx, ReasonPeer, "the grid is no peer any more"); err != nil && ctx.Err() == nil {
 			l.log().Error("what waits for a peer that is gone could not be given back; it is tried again", "err", err)
 		}
 	}
 }
 
-// buryAll buries everything that is not on its way.
-func (l *outLane) buryAll(ctx context.Context, reason, detail string) error {
+// buryAll buries everything that is not on its way, and returns how many items
+// that were.
+func (l *outLane) buryAll(ctx context.Context, reason, detail string) (buried int64, err error) {
 	for {
 		n, err := l.buryPage(ctx, reason, detail)
 		if n == 0 || err != nil {
-			return err
+			return buried, err
 		}
+		buried += int64(n)
 	}
 }
 

@@ -92,7 +92,7 @@ func (d *Durable) Queued(ctx context.Context, peer federation.GridID, limit int)
 		if l.key.peer != peer || l.id() == 0 {
 			continue
 		}
-		items, err := d.cfg.Store.OutItems(ctx, l.id(), store.Pos{}, limit, 64<<20)
+		items, err := d.cfg.Store.ListOut(ctx, l.id(), limit)
 		if err != nil {
 			return nil, fmt.Errorf("list lane %s: %w", l.key.name, err)
 		}
@@ -175,11 +175,11 @@ func (d *Durable) DropAll(ctx context.Context, peer federation.GridID) (int64, e
 		if l.key.peer != peer {
 			continue
 		}
-		before := l.items()
-		if err := l.buryAll(ctx, ReasonDropped, ""); err != nil {
+		n, err := l.buryAll(ctx, ReasonDropped, "")
+		dropped += n
+		if err != nil {
 			return dropped, err
 		}
-		dropped += max(before-l.items(), 0)
 	}
 	return dropped, nil
 }

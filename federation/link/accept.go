@@ -132,7 +132,7 @@ func (l *Links) listen(ctx context.Context, t transports.Transport) error {
 				return nil
 			}
 			if errors.Is(err, net.ErrClosed) {
-				return fmt.Errorf("accept: %w", err)
+				return l.listenerClosed(ctx, err)
 			}
 			l.log.Warn("accept failed", "transport", ln.Addr().Net, "err", err)
 			select {
@@ -143,6 +143,17 @@ func (l *Links) listen(ctx context.Context, t transports.Transport) error {
 			continue
 		}
 		l.admit(ctx, conn, ln.Addr())
+	}
+}
+
+// listenerClosed says whether a listener that closed is a fault. When all ends, the
+// transport may hear of it a moment sooner than this.
+func (l *Links) listenerClosed(ctx context.Context, err error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(acceptPause):
+		return fmt.Errorf("accept: %w", err)
 	}
 }
 
