@@ -133,6 +133,9 @@ func (l *inLane) settled(c *conv, n int) {
 	defer l.mu.Unlock()
 	for _, it := range c.queue[:n] {
 		it.settled = true
+		if it.fresh {
+			l.open--
+		}
 		if it.Row != 0 {
 			l.gone = append(l.gone, it.Row)
 		}

@@ -43,6 +43,7 @@ type inLane struct {
 	rules journal.In   // as taken
 	fresh []*inItem    // taken since the last commit, in order
 	size  int64        // of them
+	open  int          // of them, not settled
 	gone  []int64      // rows of the inbox that the local server has taken
 	ids   map[string]bool
 	convs map[string]*conv
@@ -58,6 +59,7 @@ type inLane struct {
 type inItem struct {
 	store.InItem
 	settled bool // the local server has it
+	fresh   bool // it is among inLane.fresh
 }
 
 func newInLane(ctx context.Context, d *Durable, key laneKey, row store.InLane) (*inLane, error) {
@@ -113,9 +115,14 @@ func (l *inLane) run(ctx context.Context) error {
 
 // settle gives the local server a moment to take what is new.
 func (l *inLane) settle(ctx context.Context) {
-	const look = 2 * time.Millisecond
-	for waited := time.Duration(0); waited < settlePause && l.unsettled(); waited += look {
-		if !pause(ctx, look) {
+	timer := time.NewTimer(settlePause)
+	defer timer.Stop()
+	for l.unsettled() {
+		select {
+		case <-l.toCommit: // something was taken or settled
+		case <-timer.C:
+			return
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -125,15 +132,7 @@ func (l *inLane) settle(ctx context.Context) {
 func (l *inLane) unsettled() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.begun) > 0 {
-		return false // a stream waits for it
-	}
-	for _, it := range l.fresh {
-		if !it.settled {
-			return true
-		}
-	}
-	return false
+	return l.open > 0 && len(l.begun) == 0 // else a stream waits for it
 }
 
 // intake is what one commit writes.
@@ -156,6 +155,7 @@ func (l *inLane) commit(ctx context.Context) error {
 	in := intake{row: l.row, gone: l.gone, begun: l.begun, fresh: l.fresh}
 	in.row.Cursor, in.row.Seen = store.Pos(l.rules.Cursor), l.rules.Seen
 	for _, it := range l.fresh {
+		it.fresh = false
 		if !it.settled {
 			in.store = append(in.store, it)
 		}
@@ -165,7 +165,7 @@ func (l *inLane) commit(ctx context.Context) error {
 	}
 	empty := in.empty(l.row)
 	size := l.size
-	l.fresh, l.gone, l.begun, l.size = nil, nil, nil, 0
+	l.fresh, l.gone, l.begun, l.size, l.open = nil, nil, nil, 0, 0
 	l.mu.Unlock()
 	if empty {
 		return nil
@@ -173,9 +173,7 @@ func (l *inLane) commit(ctx context.Context) error {
 	row, stored, err := l.write(ctx, &in)
 	l.mu.Lock()
 	if err != nil {
-		l.fresh = append(in.fresh, l.fresh...)
-		l.size += size
-		l.gone = append(in.gone, l.gone...)
+		l.restore(&in, size)
 		l.mu.Unlock()
 		for _, done := range in.begun {
 			done <- err
@@ -204,6 +202,19 @@ func (l *inLane) commit(ctx context.Context) error {
 		signal(l.toCommit)
 	}
 	return nil
+}
+
+// restore takes back what could not be written. It needs l.mu.
+func (l *inLane) restore(in *intake, size int64) {
+	for _, it := range in.fresh {
+		it.fresh = true
+		if !it.settled {
+			l.open++
+		}
+	}
+	l.fresh = append(in.fresh, l.fresh...)
+	l.gone = append(in.gone, l.gone...)
+	l.size += size
 }
 
 func (l *inLane) write(ctx context.Context, in *intake) (row store.InLane, stored []store.InItem, err error) {

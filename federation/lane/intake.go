@@ -184,12 +184,13 @@ func (l *inLane) take(ctx context.Context, f *frame) error {
 	if !take || known {
 		return nil
 	}
-	it := &inItem{InItem: store.InItem{LaneItem: itemOf(f)}}
+	it := &inItem{InItem: store.InItem{LaneItem: itemOf(f)}, fresh: true}
 	if len(f.ID) > 0 {
 		l.ids[string(f.ID)] = true
 	}
 	l.fresh = append(l.fresh, it)
 	l.size += it.Size()
+	l.open++
 	l.enqueue(it)
 	return nil
 }

@@ -23,8 +23,8 @@ const (
 	// commitSpace is the least time between commits while several items come at
 	// once. Whoever sends one after the other is not held up.
 	commitSpace = 2 * time.Millisecond
-	// cutDelay is how long acknowledged items may stay in the outbox so that the
-	// next commit takes them along.
+	// cutDelay is how long acknowledged items may stay in the outbox, so that many
+	// are deleted at once.
 	cutDelay = 100 * time.Millisecond
 	// While the store fails it is tried each retryPause, and what has waited for
 	// putPatience goes back to its sender.
@@ -55,7 +55,7 @@ type outLane struct {
 	cut    journal.Pos // the peer has made safe up to here
 	tail   tail
 	up     bool
-	due    bool // what is cut must not wait longer
+	due    bool // what is to be deleted must not wait longer
 	closed bool // commits has ended
 
 	// sending is held while it is decided what is on its way to the peer, so that
@@ -171,7 +171,7 @@ func (l *outLane) commits(ctx context.Context) error {
 		case ctx.Err() != nil:
 			l.close(errNotRunning)
 			return nil
-		case b.cut && lazy == nil:
+		case b.pending && lazy == nil:
 			lazy = time.After(cutDelay)
 		}
 		select {
@@ -191,29 +191,28 @@ type batch struct {
 	puts []put
 	ops  []op
 	upTo journal.Pos // to delete
-	cut  bool        // there is something to delete
-	due  bool        // and it has waited long enough
+	// pending says that there is something to delete, cut that it is deleted now.
+	pending, cut bool
 }
 
-func (b *batch) empty() bool { return len(b.puts) == 0 && len(b.ops) == 0 && !b.due }
+func (b *batch) empty() bool { return len(b.puts) == 0 && len(b.ops) == 0 && !b.cut }
 
-// gather takes what waits. What is only to be deleted stays unless it is due or
-// there is something to go with.
+// gather takes what waits. What is to be deleted stays until it is due or much.
 func (l *outLane) gather() batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := batch{ops: l.ops, upTo: l.cut, cut: l.cut.After(journal.Pos(l.row.Safe)), due: l.due}
+	b := batch{ops: l.ops, upTo: l.cut, pending: l.cut.After(journal.Pos(l.row.Safe))}
 	if most := l.row.Safe.Seq + commitItems; b.upTo.Seq > most {
-		// The rest is due at once. All that is up to this is safe, too.
-		b.upTo.Seq, b.due = most, true
+		// The rest goes with the next. All that is up to this is safe, too.
+		b.upTo.Seq, l.due = most, true
 	}
-	b.due = b.due && b.cut
+	b.cut = b.pending && l.due
 	n := 0
 	for taken := 0; n < len(l.puts) && taken < commitItems; n++ {
 		taken += len(l.puts[n].items)
 	}
 	b.puts, l.puts = l.puts[:n:n], l.puts[n:]
-	l.ops, l.due = nil, false
+	l.ops, l.due = nil, l.due && !b.cut
 	return b
 }
 
