@@ -95,6 +95,9 @@ func hasName(b []byte, name string) bool {
 // other answers what is no stanza. Prosody sends db:verify on whatever stream it
 // has to the domain.
 func (in *inbound) other(b []byte) error {
+	if in.handled != nil && string(b) == smRequest { // as stock servers write it, after each stanza
+		return in.handled.tell(true)
+	}
 	el, err := in.rd.Decode(b)
 	if err != nil {
 		return err
