@@ -49,6 +49,7 @@ var goals = []goal{
 	{"TUN, stock node", "throughput", 1.8, false, speed},
 	{"embedded, MTU 1280", "throughput", 8, false, speed},
 	{"wireguard-go netstack", "throughput", 3, false, speed},
+	{"yggate, through TLS", "throughput", 1.25, true, speed},
 	{"TUN, stock node", "round trip p50", 0.6, true, func(s sample) float64 { return float64(s.P50) }},
 }
 
@@ -69,6 +70,7 @@ func main() {
 	flag.Parse()
 	entries := []*entry{
 		{name: "yggate", open: newOurs},
+		{name: "yggate, through TLS", open: newOursTLS},
 		{name: "loopback TCP", open: newTCP},
 		{name: "loopback TLS 1.3", open: newTLS},
 		{name: "TUN, stock node", open: newTUN},

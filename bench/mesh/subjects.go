@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -71,9 +72,23 @@ func newTCP() (subject, error) {
 
 // newTLS is what one would use between two hosts that reach each other.
 func newTLS() (subject, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	server, client, err := tlsConfigs()
 	if err != nil {
 		return nil, err
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", server)
+	if err != nil {
+		return nil, err
+	}
+	go serve(l)
+	return &local{close: l.Close, dial: func() (net.Conn, error) { return tls.Dial("tcp", l.Addr().String(), client) }}, nil
+}
+
+// tlsConfigs are the two ends of a TLS 1.3 connection.
+func tlsConfigs() (server, client *tls.Config, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), DNSNames: []string{"bench"}, NotAfter: time.Now().Add(time.Hour),
@@ -81,30 +96,55 @@ func newTLS() (subject, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	go serve(l)
-	cfg := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "bench"}
-	return &local{close: l.Close, dial: func() (net.Conn, error) { return tls.Dial("tcp", l.Addr().String(), cfg) }}, nil
+	server = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	return server, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "bench"}, nil
 }
 
 // newOurs is two nodes of transports/ygg that peer over loopback TCP.
 func newOurs() (subject, error) {
-	uri, err := freeURI()
+	s, l, err := newNodes()
 	if err != nil {
 		return nil, err
+	}
+	go serve(l)
+	return s, nil
+}
+
+// newOursTLS is the same through TLS, which every link between gateways has on top.
+func newOursTLS() (subject, error) {
+	s, l, err := newNodes()
+	if err != nil {
+		return nil, err
+	}
+	server, client, err := tlsConfigs()
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	go serve(tls.NewListener(l, server))
+	bare := s.dial
+	s.dial = func() (net.Conn, error) {
+		conn, err := bare()
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(conn, client), nil
+	}
+	return s, nil
+}
+
+// newNodes are two nodes, one of which listens and the other dials it.
+func newNodes() (*local, net.Listener, error) {
+	uri, err := freeURI()
+	if err != nil {
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
@@ -112,21 +152,20 @@ func newOurs() (subject, error) {
 	for i, cfg := range []ygg.Config{{Listen: []string{uri}}, {Peers: []string{uri}}} {
 		if _, cfg.Key, err = ed25519.GenerateKey(rand.Reader); err != nil {
 			cancel()
-			return nil, err
+			return nil, nil, err
 		}
 		cfg.Accept = func(transports.Addr) bool { return true }
 		if nodes[i], err = ygg.New(cfg); err != nil {
 			cancel()
-			return nil, err
+			return nil, nil, err
 		}
 		g.Go(func() error { return nodes[i].Run(ctx) })
 	}
 	l, err := nodes[0].Listen(port)
 	if err != nil {
 		cancel()
-		return nil, err
+		return nil, nil, err
 	}
-	go serve(netListener{l})
 	return &local{
 		close: func() error { cancel(); return g.Wait() },
 		dial: func() (net.Conn, error) {
@@ -134,7 +173,7 @@ func newOurs() (subject, error) {
 			defer cancel()
 			return nodes[1].Dial(ctx, l.Addr())
 		},
-	}, nil
+	}, netListener{l}, nil
 }
 
 // netListener makes a net.Listener of ours.
