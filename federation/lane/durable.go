@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -199,31 +200,28 @@ func DurableLanes() []Name { return []Name{Chat, Room} }
 
 func isDurable(name Name) bool { return slices.Contains(DurableLanes(), name) }
 
-// outLanes returns the lanes to peers in a stable order.
 func (d *Durable) outLanes() []*outLane {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	lanes := make([]*outLane, 0, len(d.out))
-	for _, l := range d.out {
-		lanes = append(lanes, l)
-	}
-	slices.SortFunc(lanes, func(a, b *outLane) int {
-		return cmp.Or(cmp.Compare(a.key.peer, b.key.peer), cmp.Compare(a.key.name, b.key.name))
-	})
-	return lanes
+	return inOrder(d.out)
 }
 
 func (d *Durable) inLanes() []*inLane {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	lanes := make([]*inLane, 0, len(d.in))
-	for _, l := range d.in {
-		lanes = append(lanes, l)
-	}
-	slices.SortFunc(lanes, func(a, b *inLane) int {
-		return cmp.Or(cmp.Compare(a.key.peer, b.key.peer), cmp.Compare(a.key.name, b.key.name))
+	return inOrder(d.in)
+}
+
+// inOrder returns lanes in an order that stays the same.
+func inOrder[L any](lanes map[laneKey]L) []L {
+	keys := slices.SortedFunc(maps.Keys(lanes), func(a, b laneKey) int {
+		return cmp.Or(cmp.Compare(a.peer, b.peer), cmp.Compare(a.name, b.name))
 	})
-	return lanes
+	sorted := make([]L, len(keys))
+	for i, key := range keys {
+		sorted[i] = lanes[key]
+	}
+	return sorted
 }
 
 // logFor is the logger of one lane, with the peer's name as it is now.

@@ -7,11 +7,35 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/yggate/yggate/federation"
 )
+
+// lock has another program hold the database until unlock is called.
+func (w *town) lock() (unlock func()) {
+	w.t.Helper()
+	other, err := sql.Open("sqlite", "file:"+w.path+"?_txlock=immediate")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	held, err := other.Begin()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var once sync.Once
+	unlock = func() {
+		once.Do(func() {
+			if err := errors.Join(held.Rollback(), other.Close()); err != nil {
+				w.t.Error(err)
+			}
+		})
+	}
+	w.t.Cleanup(unlock)
+	return unlock
+}
 
 // TestLockedStore has another program hold the database: nothing is acknowledged
 // while it does, and nothing is lost when it lets go.
@@ -22,15 +46,7 @@ func TestLockedStore(t *testing.T) {
 	b.wake()
 	a.now().PeerUp("bob")
 	a.put("bob", "0")
-	other, err := sql.Open("sqlite", "file:"+a.path+"?_txlock=immediate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	lock, err := other.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
+	unlock := a.lock()
 	stored := make(chan error, 1)
 	if err := a.now().Put(t.Context(), "bob", Chat, func(err error) { stored <- err }, Item{Kind: federation.XMPP, Conv: "a b", Body: []byte("1")}); err != nil {
 		t.Fatal(err)
@@ -41,9 +57,7 @@ func TestLockedStore(t *testing.T) {
 		t.Fatalf("acknowledged (%v) while the database is locked", err)
 	default:
 	}
-	if err := lock.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	unlock()
 	if err := <-stored; err != nil {
 		t.Errorf("not stored after the lock was gone: %v", err)
 	}
@@ -129,24 +143,14 @@ func TestDiskBehind(t *testing.T) {
 	a.now().PeerUp("bob")
 	a.put("bob", "0")
 	waitFor(t, "the first item", func() bool { return a.items(Chat, DirOut) == 0 })
-	other, err := sql.Open("sqlite", "file:"+b.path+"?_txlock=immediate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	lock, err := other.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
+	unlock := b.lock()
 	const n = 5 * heldItems
 	a.put("bob", numbered(1, n)...)
 	waitFor(t, "the store to say that it is locked", func() bool { return b.st.Health().Err != "" })
 	if got := len(b.hall.arrived()); got > 3*heldItems {
 		t.Errorf("%d items were handed over that are not on disk", got)
 	}
-	if err := lock.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	unlock()
 	waitFor(t, "all items", func() bool { return len(b.hall.arrived()) == n })
 	if got := b.hall.arrived(); !slices.Equal(got, numbered(0, n)) {
 		t.Errorf("%d items came out of order or twice", len(got))
