@@ -122,9 +122,11 @@ func (l *Links) listen(ctx context.Context, t transports.Transport) error {
 		}
 		return err
 	}
-	defer ln.Close()
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
+	// Accept fails before Close has returned, and the port is free only then: the
+	// next life of the edge wants it at once. Whoever comes second here waits.
+	closeListener := sync.OnceFunc(func() { ln.Close() })
+	defer closeListener()
+	defer context.AfterFunc(ctx, closeListener)()
 	for {
 		conn, err := ln.Accept()
 		if err != nil {

@@ -38,6 +38,9 @@ type loopback struct {
 	// via, when set, says which address to dial for a node.
 	via       func(node string, port uint16) string
 	listening chan struct{} // closed by Listen
+	// closing, when set, is called when a listener has refused its last and its
+	// Close has not returned.
+	closing func()
 
 	mu    sync.Mutex
 	paths []transports.Path
@@ -61,7 +64,7 @@ func (t *loopback) Dial(ctx context.Context, to transports.Addr) (transports.Con
 func (t *loopback) Listen(port uint16) (transports.Listener, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(t.ip, fmt.Sprint(port)))
 	close(t.listening)
-	return &loopListener{l, transports.Addr{Net: "tcp", Node: t.ip, Port: port}}, err
+	return &loopListener{l, transports.Addr{Net: "tcp", Node: t.ip, Port: port}, t.closing}, err
 }
 
 func (t *loopback) Status() transports.Status {
@@ -79,7 +82,16 @@ func (c *loopConn) Remote() transports.Addr { return c.remote }
 
 type loopListener struct {
 	net.Listener
-	self transports.Addr
+	self    transports.Addr
+	closing func()
+}
+
+func (l *loopListener) Close() error {
+	err := l.Listener.Close()
+	if err == nil && l.closing != nil { // a second Close fails, at once
+		l.closing()
+	}
+	return err
 }
 
 func (l *loopListener) Addr() transports.Addr { return l.self }

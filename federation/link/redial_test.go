@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -311,4 +312,20 @@ func TestStopLeavesNothingBehind(t *testing.T) {
 func stacks() string {
 	buf := make([]byte, 1<<20)
 	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// TestPortIsFreeAfterRun: whoever starts the next life at once finds no listener.
+func TestPortIsFreeAfterRun(t *testing.T) {
+	var closed atomic.Bool
+	slow := func(_ *Config, g *testGateway) {
+		g.net.closing = func() {
+			time.Sleep(50 * time.Millisecond) // time in which Run would return, if it did not wait
+			closed.Store(true)
+		}
+	}
+	g := newGateway(t, slow)
+	g.stop()
+	if !closed.Load() {
+		t.Error("Run returned while its listener was being closed")
+	}
 }

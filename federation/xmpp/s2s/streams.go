@@ -124,8 +124,11 @@ func (s *Streams) Run(ctx context.Context) error {
 	defer cancel()
 	s.begin(ctx, l.Addr())
 	defer s.finish(cancel)
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
+	// Accept fails before Close has returned, and the port is free only then: the
+	// next life of the edge wants it at once. Whoever comes second here waits.
+	closeListener := sync.OnceFunc(func() { l.Close() })
+	defer closeListener()
+	defer context.AfterFunc(ctx, closeListener)()
 	for {
 		conn, err := l.Accept()
 		switch {
