@@ -42,7 +42,9 @@ type Config struct {
 	// Upstream are asked, in order, about every name that Answer does not know.
 	// Without any, such names do not exist.
 	Upstream []netip.AddrPort
-	Log      *slog.Logger // may be nil
+	// UpstreamTimeout is how long each upstream has, by UDP and by TCP; 0: 2 s.
+	UpstreamTimeout time.Duration
+	Log             *slog.Logger // may be nil
 }
 
 // Responder answers DNS questions.
@@ -71,7 +73,7 @@ func New(cfg Config) (*Responder, error) {
 	}
 	r := &Responder{cfg: cfg}
 	if len(cfg.Upstream) > 0 {
-		r.forward = newForwarder(cfg.Upstream, cfg.Log)
+		r.forward = newForwarder(cfg)
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,13 +16,14 @@ import (
 )
 
 const (
-	maxForwards    = 64              // clients that wait for upstream at a time
-	forwardTimeout = 2 * time.Second // for each upstream and way to it
+	maxForwards     = 64              // clients that wait for upstream at a time
+	upstreamTimeout = 2 * time.Second // unless Config says otherwise
 )
 
 // forwarder asks the resolvers that the operator names.
 type forwarder struct {
 	upstream []netip.AddrPort
+	timeout  time.Duration // for each upstream and way to it
 	log      *slog.Logger
 	slots    *semaphore.Weighted
 	// asked makes one question of those that are the same. It also breaks a
@@ -29,8 +31,11 @@ type forwarder struct {
 	asked singleflight.Group
 }
 
-func newForwarder(upstream []netip.AddrPort, log *slog.Logger) *forwarder {
-	return &forwarder{upstream: upstream, log: log, slots: semaphore.NewWeighted(maxForwards)}
+func newForwarder(cfg Config) *forwarder {
+	return &forwarder{
+		upstream: cfg.Upstream, timeout: cmp.Or(cfg.UpstreamTimeout, upstreamTimeout), log: cfg.Log,
+		slots: semaphore.NewWeighted(maxForwards),
+	}
 }
 
 // ask forwards a question and returns the reply, SERVFAIL if there is none.
@@ -76,7 +81,7 @@ func adopt(from, q *dns.Msg) *dns.Msg {
 // exchange asks one upstream after the other.
 func (f *forwarder) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	for _, upstream := range f.upstream {
-		reply, err := exchange(ctx, q, upstream.String())
+		reply, err := f.exchangeWith(ctx, q, upstream.String())
 		if err == nil {
 			return reply, nil
 		}
@@ -88,11 +93,11 @@ func (f *forwarder) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) 
 	return nil, errors.New("no upstream resolver answered")
 }
 
-// exchange asks by UDP, and by TCP if the answer does not fit.
-func exchange(ctx context.Context, q *dns.Msg, upstream string) (*dns.Msg, error) {
-	reply, err := exchangeBy(ctx, "udp", q, upstream)
+// exchangeWith asks by UDP, and by TCP if the answer does not fit.
+func (f *forwarder) exchangeWith(ctx context.Context, q *dns.Msg, upstream string) (*dns.Msg, error) {
+	reply, err := f.exchangeBy(ctx, "udp", q, upstream)
 	if err == nil && reply.Truncated {
-		reply, err = exchangeBy(ctx, "tcp", q, upstream)
+		reply, err = f.exchangeBy(ctx, "tcp", q, upstream)
 	}
 	if err != nil {
 		return nil, err
@@ -103,10 +108,10 @@ func exchange(ctx context.Context, q *dns.Msg, upstream string) (*dns.Msg, error
 	return reply, nil
 }
 
-func exchangeBy(ctx context.Context, network string, q *dns.Msg, upstream string) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+func (f *forwarder) exchangeBy(ctx context.Context, network string, q *dns.Msg, upstream string) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	c := dns.Client{Net: network, Timeout: forwardTimeout}
+	c := dns.Client{Net: network, Timeout: f.timeout}
 	conn, err := c.DialContext(ctx, upstream)
 	if err != nil {
 		return nil, err

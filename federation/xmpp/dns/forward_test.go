@@ -22,7 +22,8 @@ type upstream struct {
 	mu      sync.Mutex
 	asked   []string
 	waiting atomic.Int32
-	release chan struct{}
+	held    chan struct{}
+	release func() // answers slow.example from now on
 }
 
 func startUpstream(t *testing.T) *upstream {
@@ -31,7 +32,8 @@ func startUpstream(t *testing.T) *upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upstream{addr: packets.LocalAddr().(*net.UDPAddr).AddrPort(), release: make(chan struct{})}
+	u := &upstream{addr: packets.LocalAddr().(*net.UDPAddr).AddrPort(), held: make(chan struct{})}
+	u.release = sync.OnceFunc(func() { close(u.held) })
 	streams, err := net.Listen("tcp", u.addr.String())
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +45,7 @@ func startUpstream(t *testing.T) *upstream {
 		go func() { ended <- s.ActivateAndServe() }()
 		<-started
 		t.Cleanup(func() {
+			u.release() // Shutdown waits for what is being answered
 			if err := s.Shutdown(); err != nil {
 				t.Error(err)
 			}
@@ -73,7 +76,7 @@ func (u *upstream) ServeDNS(w mdns.ResponseWriter, q *mdns.Msg) {
 		}
 	case strings.HasSuffix(name, "slow.example."):
 		u.waiting.Add(1)
-		<-u.release
+		<-u.held
 	default:
 		m.Rcode = mdns.RcodeNameError
 	}
@@ -155,7 +158,7 @@ func TestUpstreamDown(t *testing.T) {
 // and peers are answered as ever; equal questions go out as one.
 func TestForwardIsBounded(t *testing.T) {
 	u := startUpstream(t)
-	at := start(t, dns.Config{Upstream: []netip.AddrPort{u.addr}})
+	at := start(t, dns.Config{Upstream: []netip.AddrPort{u.addr}, UpstreamTimeout: patience})
 	const slots = 64
 	replies := make(chan string, slots)
 	client := mdns.Client{Timeout: patience}
@@ -182,7 +185,7 @@ func TestForwardIsBounded(t *testing.T) {
 	if got := ask(t, "udp", at, new(mdns.Msg).SetQuestion("_xmpp-server._tcp.b.grid.example.", mdns.TypeSRV)); len(got.Answer) != 1 {
 		t.Errorf("a peer's name meanwhile: %s", summary(got))
 	}
-	close(u.release)
+	u.release()
 	for range slots {
 		if got := <-replies; got != "NOERROR" {
 			t.Errorf("a slow question: %s", got)
@@ -251,7 +254,6 @@ func (r *relay) addr() netip.AddrPort { return r.conn.LocalAddr().(*net.UDPAddr)
 // TestStopWhileForwarding: Run does not wait for upstream.
 func TestStopWhileForwarding(t *testing.T) {
 	u := startUpstream(t)
-	t.Cleanup(func() { close(u.release) })
 	at, stop := startStoppable(t, dns.Config{Upstream: []netip.AddrPort{u.addr}})
 	conn, err := mdns.Dial("udp", at.String())
 	if err != nil {
