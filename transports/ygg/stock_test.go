@@ -54,7 +54,8 @@ func newStockHost(t *testing.T, peer string) (*core.Core, *stack.Stack) {
 	s.AddRoute(tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nic})
 	done := make(chan struct{})
 	go func() { defer close(done); h.read() }()
-	t.Cleanup(func() { s.Destroy(); c.Stop(); <-done })
+	// The reader first: Destroy takes the dispatcher away from under it.
+	t.Cleanup(func() { c.Stop(); <-done; s.Destroy() })
 	u, err := url.Parse(peer)
 	if err != nil {
 		t.Fatal(err)
