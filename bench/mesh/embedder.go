@@ -86,8 +86,8 @@ func newEmbedder() (subject, error) {
 	return &local{
 		close: func() error {
 			for i := range cores {
+				cores[i].Stop() // ends the reader, which delivers to the stack
 				stacks[i].Destroy()
-				cores[i].Stop()
 			}
 			return nil
 		},
