@@ -213,6 +213,7 @@ func killedWhile(t *testing.T, who mailing, kills int, due func(m *mail, i int) 
 		if err := due(m, i); err != nil {
 			t.Fatal(err)
 		}
+		m.reopens()
 		if err := who.near.Gateway.Kill(); err != nil {
 			t.Fatal(err)
 		}
