@@ -206,7 +206,7 @@ func killedWhile(t *testing.T, who mailing, kills int, due func(m *mail, i int) 
 				sending <- err
 				return
 			}
-			wait(ctx, 20*time.Millisecond) // some hundreds a second
+			m.breathe(ctx)
 		}
 	}()
 	for i := range kills {

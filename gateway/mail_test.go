@@ -149,6 +149,29 @@ func (m *mail) send(ctx context.Context, from, to peertest.Party, n int) error {
 	return nil
 }
 
+// breathe waits before more is sent, for longer while the last of it has neither
+// arrived nor come back: some hundreds a second, but no more than the servers take. An
+// ejabberd that is given more than that while it bounces goes on bouncing for good
+// (the end of it is a timeout of a process that must have nothing else to do).
+func (m *mail) breathe(ctx context.Context) {
+	wait(ctx, 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		last, change := m.count.sent-1, m.change
+		done := m.arrived[last] || m.back[last]
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // sendOver sends all messages evenly within a time, but for the end of it: the
 // last of them, too, are then old enough for a delay stamp when it is over.
 func (m *mail) sendOver(t *testing.T, from, to peertest.Party, length time.Duration) {
