@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/federation/pairing"
-	"github.com/yggate/yggate/federation/xmpp/localca"
 	"github.com/yggate/yggate/gateway/config"
 	"github.com/yggate/yggate/store"
 	"github.com/yggate/yggate/transports"

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/federation/xmpp/setup"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
