@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/federation/xmpp/s2s"
 	"github.com/yggate/yggate/federation/xmpp/setup"
 	"github.com/yggate/yggate/gateway/internal/peertest"

@@ -23,11 +23,11 @@ var (
 	carriers = []string{"transports/ygg", "transports/i2p", "transports/tcp"}
 	exchange = []string{"federation/link", "federation/lane", "federation/pairing"}
 	adapters = []string{"federation/xmpp", "federation/matrix", "federation/mqtt", "federation/bridge", "federation/service"}
-	xmpp     = []string{"federation/xmpp/frame", "federation/xmpp/dns", "federation/xmpp/s2s", "federation/xmpp/localca", "federation/xmpp/setup"}
+	xmpp     = []string{"federation/xmpp/frame", "federation/xmpp/dns", "federation/xmpp/s2s", "federation/xmpp/setup"}
 
 	vocabulary = list(ground, "federation")
 	below      = list(vocabulary, exchange...) // what adapters stand on
-	protocols  = list(list(below, adapters...), xmpp...)
+	protocols  = list(list(list(below, adapters...), xmpp...), "federation/localca")
 )
 
 // layers says what each package may import of ours; tests is what its test files
@@ -44,12 +44,15 @@ var layers = merge(
 		"federation/lane":         {may: list(vocabulary, "federation/lane/journal")},
 		"federation/lane/journal": {},
 
-		"federation/xmpp":         {may: list(below, xmpp...)},
-		"federation/xmpp/frame":   {},
-		"federation/xmpp/dns":     {},
-		"federation/xmpp/localca": {},
-		"federation/xmpp/setup":   {},
-		"federation/xmpp/s2s":     {may: []string{"federation", "federation/xmpp/frame", "federation/xmpp/localca"}},
+		// The local servers of two protocols trust one CA.
+		"federation/localca": {},
+		"federation/matrix":  {may: list(below, "federation/localca")},
+
+		"federation/xmpp":       {may: list(below, xmpp...)},
+		"federation/xmpp/frame": {},
+		"federation/xmpp/dns":   {},
+		"federation/xmpp/setup": {},
+		"federation/xmpp/s2s":   {may: []string{"federation", "federation/xmpp/frame", "federation/localca"}},
 
 		// Only the gateway, and what measures, names the transports.
 		"gateway": {
@@ -61,7 +64,7 @@ var layers = merge(
 		"gateway/internal/peertest":           {may: []string{"federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
 		"gateway/internal/bench":              {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
-		"gateway/internal/chaos":              {may: []string{"federation/xmpp/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
+		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},
 		"bench/lane":                          {may: list(below, "transports/tcp")},
@@ -193,6 +196,9 @@ func TestLayersRefuse(t *testing.T) {
 		{"federation/xmpp/adapter.go", "transports/ygg", false},
 		{"federation/xmpp/adapter.go", "gateway", false},
 		{"federation/xmpp/frame/tag.go", "federation", false},
+		{"federation/xmpp/dns/dns.go", "federation/localca", false},
+		{"federation/localca/ca.go", "federation", false},
+		{"federation/matrix/matrix.go", "federation/localca", true},
 		{"federation/matrix/matrix.go", "federation/xmpp/frame", false},
 		{"gateway/mesh.go", "transports/ygg", true},
 		{"gateway/mesh.go", "cmd/yggate", false},

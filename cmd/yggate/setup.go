@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/federation/xmpp/setup"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
@@ -52,6 +52,9 @@ func runSetup(ctx context.Context, sh *shell, c *command, args []string) error {
 	conf, err := f.load(sh)
 	if err != nil {
 		return err
+	}
+	if conf.XMPP == nil {
+		return fmt.Errorf("%s has no section xmpp, so there is no XMPP server to set up; `yggate init --print` shows one", conf.Path)
 	}
 	if *dir == "" {
 		*dir = filepath.Join(filepath.Dir(conf.Path), "xmpp")

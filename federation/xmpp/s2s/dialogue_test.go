@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/yggate/yggate/federation"
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 )
 
 // dialogue plays the other end of a stream from a script. Each line says

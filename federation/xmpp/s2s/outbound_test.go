@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 )
 
 // fake is a local server that plays scripts.

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/yggate/yggate/federation"
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 )
 
 // Streams are all streams with the local servers, in both directions. Both are

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/yggate/yggate/federation/xmpp/localca"
+	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/federation/xmpp/s2s"
 )
 

@@ -1,12 +1,15 @@
 // Package localca is the small certificate authority with which a gateway
-// stands in for peer domains before its own XMPP servers, and for nobody else.
+// stands in for peers before the operator's own servers, and for nobody else: for
+// the domains of peers on XMPP s2s streams, for their server names in HTTPS
+// requests of Matrix federation. One CA serves both protocols.
 //
 // What the CA can do: a server that trusts ca.pem accepts whoever holds ca.key as
-// any XMPP domain. Name constraints (RFC 5280 §4.2.1.10) cannot narrow that,
-// because the domains of future peers are not known when the CA is made. So the
-// key stays in the gateway's state directory, mode 0600, and ca.pem belongs only
-// into the s2s trust of the operator's own servers: never into a system-wide
-// store, a browser or a client.
+// any domain or server name. Name constraints (RFC 5280 §4.2.1.10) cannot narrow
+// that, because the domains of future peers are not known when the CA is made. So
+// the key stays in the gateway's state directory, mode 0600, and ca.pem belongs
+// only into the federation trust of the operator's own servers (s2s of an XMPP
+// server, the process of a homeserver alone): never into a system-wide store, a
+// browser or a client.
 package localca
 
 import (
