@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	_ "embed"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -208,35 +209,47 @@ func (d *Dendrite) env() []string {
 
 // answers is nil when every listener serves what it is for.
 func (d *Dendrite) answers(ctx context.Context) error {
-	urls := []string{
-		"http://" + d.HTTP.String() + "/_matrix/client/versions",
-		"http://" + d.HTTP.String() + "/_matrix/federation/v1/version",
-	}
-	if d.cfg.Cert != "" {
-		urls = append(urls, "https://"+d.HTTPS.String()+"/_matrix/federation/v1/version")
-	}
-	// Whether it is up is the question, not who it is: peers check that.
+	// Whether it is up is the question, not who vouches for it: peers check that.
 	t := &http.Transport{DialContext: d.cfg.Netns.Dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer t.CloseIdleConnections()
-	for _, url := range urls {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	bases := []string{"http://" + d.HTTP.String()}
+	if d.cfg.Cert != "" {
+		bases = append(bases, "https://"+d.HTTPS.String())
+	}
+	for _, base := range bases {
+		if _, err := get(ctx, t, base+"/_matrix/client/versions"); err != nil {
+			return err
+		}
+		keys, err := get(ctx, t, base+"/_matrix/key/v2/server")
 		if err != nil {
 			return err
 		}
-		resp, err := t.RoundTrip(req)
-		if err != nil {
-			return err
+		// Another server may have the port.
+		var who struct {
+			ServerName string `json:"server_name"`
 		}
-		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
-		resp.Body.Close()
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("GET %s: %s", url, resp.Status)
+		if err := json.Unmarshal(keys, &who); err != nil || who.ServerName != d.ServerName {
+			return fmt.Errorf("%s is %q, want %q (%v)", base, who.ServerName, d.ServerName, err)
 		}
 	}
 	return nil
+}
+
+// get returns the body of a 200.
+func get(ctx context.Context, t *http.Transport, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %s", url, resp.Status)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 }
 
 // Restart stops the server if it runs and starts it on the same data.
