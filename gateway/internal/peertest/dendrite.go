@@ -288,3 +288,6 @@ func (d *Dendrite) User(ctx context.Context, name string) (*MatrixClient, error)
 		URL: "http://" + d.HTTP.String(), User: name, Password: password, Dial: d.cfg.Netns.Dial,
 	})
 }
+
+// LogFile is the file in which the server says what it does.
+func (d *Dendrite) LogFile() string { return d.Log }

@@ -27,17 +27,7 @@ func runDendrite(t *testing.T, cfg DendriteConfig) *Dendrite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := d.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("%s:\n%s", d.Log, d.LogTail(60))
-		}
-	})
-	if err := d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	Run(t, d)
 	return d
 }
 
@@ -46,7 +36,7 @@ func runDendrite(t *testing.T, cfg DendriteConfig) *Dendrite {
 func TestDendriteKilled(t *testing.T) {
 	m := startDirectMatrix(t, "a.grid.test", "b.grid.test")
 	victim := m.Dendrites[1]
-	alice, bob := matrixUser(t, m.Dendrites[0], "alice"), matrixUser(t, victim, "bob")
+	alice, bob := MatrixUser(t, m.Dendrites[0], "alice"), MatrixUser(t, victim, "bob")
 	room, err := MatrixGathering(t.Context(), os.Stderr, alice, bob)
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +59,7 @@ func TestDendriteKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The user is still there, and its password.
-	if err := MatrixExchange(t.Context(), room, alice, matrixUser(t, victim, "bob"), os.Stderr); err != nil {
+	if err := MatrixExchange(t.Context(), room, alice, MatrixUser(t, victim, "bob"), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
 	if mem, err := victim.Memory(); err != nil || mem.RSS < 10<<20 {
@@ -116,7 +106,7 @@ func TestDendriteProxy(t *testing.T) {
 	t.Cleanup(func() { srv.Close() })
 
 	d := runDendrite(t, DendriteConfig{ServerName: "a.grid.test", IP: Loopback(), Proxy: "http://" + proxy.Addr().String(), Netns: ns})
-	alice := matrixUser(t, d, "alice")
+	alice := MatrixUser(t, d, "alice")
 	if _, err := alice.JoinRoom(t.Context(), "#lounge:b.grid.test", nil); err == nil {
 		t.Error("joined through a proxy that refuses")
 	}
@@ -169,7 +159,7 @@ func TestDendriteErrors(t *testing.T) {
 	if !errors.Is(err, mautrix.MForbidden) {
 		t.Errorf("a wrong password: %v", err)
 	}
-	alice := matrixUser(t, d, "alice")
+	alice := MatrixUser(t, d, "alice")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := alice.AwaitEvent(ctx, "!none:a.grid.test", "$none"); !errors.Is(err, context.Canceled) {

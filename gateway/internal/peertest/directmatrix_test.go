@@ -29,25 +29,11 @@ func startDirectMatrix(t *testing.T, names ...string) *DirectMatrix {
 	return m
 }
 
-func matrixUser(t *testing.T, d *Dendrite, name string) *MatrixClient {
-	t.Helper()
-	c, err := d.User(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
 // Three homeservers that reach each other without yggate do all that the
 // conversation has.
 func TestDirectMatrix(t *testing.T) {
 	m := startDirectMatrix(t, "a.grid.test", "b.grid.test", "c.grid.test")
-	alice, bob, carol := matrixUser(t, m.Dendrites[0], "alice"), matrixUser(t, m.Dendrites[1], "bob"), matrixUser(t, m.Dendrites[2], "carol")
+	alice, bob, carol := MatrixUser(t, m.Dendrites[0], "alice"), MatrixUser(t, m.Dendrites[1], "bob"), MatrixUser(t, m.Dendrites[2], "carol")
 	if err := MatrixConversation(t.Context(), alice, bob, os.Stderr); err != nil {
 		t.Fatal(err)
 	}

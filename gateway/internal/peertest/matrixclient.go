@@ -10,9 +10,6 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/crypto/canonicaljson"
-	"maunium.net/go/mautrix/crypto/goolm/account"
-	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
@@ -176,84 +173,6 @@ func (c *MatrixClient) Edit(ctx context.Context, room id.RoomID, message id.Even
 		return "", fmt.Errorf("edit %s as %s: %w", message, c.UserID, err)
 	}
 	return sent.EventID, nil
-}
-
-// DeviceKeys are what a device publishes so that others may encrypt to it.
-type DeviceKeys struct {
-	Device  *mautrix.DeviceKeys
-	OneTime map[id.KeyID]mautrix.OneTimeKey
-}
-
-// PublishKeys makes new keys for the client's device, n one-time keys among them,
-// and uploads them (client-server API §10.11.4). They are validly signed, but
-// nothing can be decrypted by them.
-func (c *MatrixClient) PublishKeys(ctx context.Context, n int) (DeviceKeys, error) {
-	keys, err := c.makeKeys(n)
-	if err != nil {
-		return keys, fmt.Errorf("make device keys of %s: %w", c.UserID, err)
-	}
-	if _, err := c.UploadKeys(ctx, &mautrix.ReqUploadKeys{DeviceKeys: keys.Device, OneTimeKeys: keys.OneTime}); err != nil {
-		return keys, fmt.Errorf("upload device keys of %s: %w", c.UserID, err)
-	}
-	return keys, nil
-}
-
-func (c *MatrixClient) makeKeys(n int) (DeviceKeys, error) {
-	a, err := account.NewAccount()
-	if err != nil {
-		return DeviceKeys{}, err
-	}
-	signing, identity, err := a.IdentityKeys()
-	if err != nil {
-		return DeviceKeys{}, err
-	}
-	keys := DeviceKeys{OneTime: map[id.KeyID]mautrix.OneTimeKey{}, Device: &mautrix.DeviceKeys{
-		UserID: c.UserID, DeviceID: c.DeviceID,
-		Algorithms: []id.Algorithm{id.AlgorithmMegolmV1, id.AlgorithmOlmV1},
-		Keys: mautrix.KeyMap{
-			id.NewDeviceKeyID(id.KeyAlgorithmEd25519, c.DeviceID):    signing.String(),
-			id.NewDeviceKeyID(id.KeyAlgorithmCurve25519, c.DeviceID): identity.String(),
-		},
-	}}
-	if keys.Device.Signatures, err = c.sign(a, keys.Device); err != nil {
-		return keys, err
-	}
-	if err := a.GenOneTimeKeys(uint(n)); err != nil {
-		return keys, err
-	}
-	oneTime, err := a.OneTimeKeys()
-	if err != nil {
-		return keys, err
-	}
-	for name, key := range oneTime {
-		k := mautrix.OneTimeKey{Key: key, IsSigned: true}
-		if k.Signatures, err = c.sign(a, &k); err != nil {
-			return keys, err
-		}
-		keys.OneTime[id.NewKeyID(id.KeyAlgorithmSignedCurve25519, name)] = k
-	}
-	return keys, nil
-}
-
-// sign signs an object that has no signature yet (specification, appendix 3.3.1).
-func (c *MatrixClient) sign(a *account.Account, v any) (signatures.Signatures, error) {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(text, &object); err != nil {
-		return nil, err
-	}
-	delete(object, "signatures")
-	if text, err = json.Marshal(object); err != nil {
-		return nil, err
-	}
-	if text, err = canonicaljson.CanonicalJSON(text); err != nil {
-		return nil, err
-	}
-	sig, err := a.Sign(text)
-	return signatures.NewSingleSignature(c.UserID, id.KeyAlgorithmEd25519, c.DeviceID.String(), string(sig)), err
 }
 
 // AwaitEvent waits for an event in a room.

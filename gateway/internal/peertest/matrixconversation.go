@@ -3,7 +3,6 @@ package peertest
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
@@ -350,95 +348,6 @@ func (c *matrixConversation) profile(from, to *MatrixClient) {
 			return fmt.Errorf("%s has the name %q at %s, want %q", from.UserID, have.DisplayName, to.Server(), name)
 		}
 		c.say(to.Name, "finds the name of %s: %s", from.UserID, have.DisplayName)
-		return nil
-	})
-}
-
-// devices has from publish new keys, and to hear of it, look them up and claim
-// one-time keys until none is left.
-func (c *matrixConversation) devices(from, to *MatrixClient) {
-	const oneTime = 2
-	var keys DeviceKeys
-	c.step("device list of "+from.Name, func(ctx context.Context) error {
-		mark := to.Mark()
-		var err error
-		if keys, err = from.PublishKeys(ctx, oneTime); err != nil {
-			return err
-		}
-		_, err = to.AwaitAfter(ctx, mark, "change in the devices of "+from.UserID.String(), func(e *MatrixEvent) bool {
-			return e.Type == DeviceListChanged && e.Sender == from.UserID
-		})
-		if err != nil {
-			return err
-		}
-		// The change may be told before the keys are fetched.
-		return poll(ctx, nil, func(ctx context.Context) error {
-			r, err := to.QueryKeys(ctx, &mautrix.ReqQueryKeys{DeviceKeys: mautrix.DeviceKeysRequest{from.UserID: {from.DeviceID}}})
-			if err != nil {
-				return err
-			}
-			have, want := r.DeviceKeys[from.UserID][from.DeviceID], keys.Device
-			if have.Keys.GetEd25519(from.DeviceID) != want.Keys.GetEd25519(from.DeviceID) {
-				return fmt.Errorf("device %s of %s has keys %v, want %v; failures %v", from.DeviceID, from.UserID, have.Keys, want.Keys, r.Failures)
-			}
-			return nil
-		})
-	})
-	c.step("one-time keys of "+from.Name, func(ctx context.Context) error {
-		for range oneTime {
-			key, err := claim(ctx, from, to)
-			if err != nil {
-				return err
-			}
-			ok, err := signatures.VerifySignatureJSON(key.RawData, from.UserID, from.DeviceID.String(), keys.Device.Keys.GetEd25519(from.DeviceID))
-			if err != nil || !ok {
-				return fmt.Errorf("the signature of one-time key %s is not valid: %w", key.RawData, err)
-			}
-		}
-		if key, err := claim(ctx, from, to); !errors.Is(err, errNoKey) {
-			return fmt.Errorf("after all one-time keys were claimed: %s, %w", key.RawData, err)
-		}
-		c.say(to.Name, "has the devices of %s and claims %d one-time keys, all there were", from.UserID, oneTime)
-		return nil
-	})
-}
-
-var errNoKey = errors.New("no one-time key came")
-
-// claim has to claim a one-time key of from's device.
-func claim(ctx context.Context, from, to *MatrixClient) (mautrix.OneTimeKey, error) {
-	r, err := to.ClaimKeys(ctx, &mautrix.ReqClaimKeys{
-		Timeout:     10_000,
-		OneTimeKeys: mautrix.OneTimeKeysRequest{from.UserID: {from.DeviceID: id.KeyAlgorithmSignedCurve25519}},
-	})
-	if err != nil {
-		return mautrix.OneTimeKey{}, err
-	}
-	if len(r.Failures) > 0 {
-		return mautrix.OneTimeKey{}, fmt.Errorf("claim one-time key: failures %v", r.Failures)
-	}
-	for _, key := range r.OneTimeKeys[from.UserID][from.DeviceID] {
-		return key, nil
-	}
-	return mautrix.OneTimeKey{}, errNoKey
-}
-
-func (c *matrixConversation) toDevice(from, to *MatrixClient) {
-	c.step("to-device message from "+from.Name, func(ctx context.Context) error {
-		kind, secret := event.Type{Type: "test.yggate", Class: event.ToDeviceEventType}, rand.Text()
-		_, err := from.SendToDevice(ctx, kind, &mautrix.ReqSendToDevice{Messages: map[id.UserID]map[id.DeviceID]*event.Content{
-			to.UserID: {to.DeviceID: {Raw: map[string]any{"secret": secret}}},
-		}})
-		if err != nil {
-			return err
-		}
-		_, err = to.Await(ctx, "to-device message "+secret, func(e *MatrixEvent) bool {
-			return e.Type.Type == kind.Type && e.Sender == from.UserID && e.Content.Raw["secret"] == secret
-		})
-		if err != nil {
-			return err
-		}
-		c.say(from.Name, "reaches device %s of %s", to.DeviceID, to.UserID)
 		return nil
 	})
 }
