@@ -14,6 +14,7 @@ export CGO_ENABLED = 0
 export GOFLAGS += -buildvcs=false
 
 STATICCHECK := .cache/staticcheck
+DENDRITE    := .cache/dendrite
 
 build: ## build bin/yggate
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/yggate ./cmd/yggate
@@ -56,11 +57,18 @@ bench: deps ## side by side with what one would pick instead
 demo: deps ## two grids on this machine meet and talk; DEMO_ONCE=1 ends after that
 	go run ./gateway/internal/demo
 
-deps: ## install the real servers that tests and demo run, from Debian
+deps: ## install the real servers that tests and demo run, from Debian, and build those it lacks
 	tools/deps
+	@case ",$$YGGATE_SKIP," in *,dendrite,*) ;; *) $(MAKE) --no-print-directory $(DENDRITE) ;; esac
 
 $(STATICCHECK): tools/go.mod tools/go.sum
 	cd tools && go build -o ../$@ honnef.co/go/tools/cmd/staticcheck
+
+# A tool module of its own: what Dendrite stands on is nothing to yggate.
+$(DENDRITE): tools/dendrite/go.mod tools/dendrite/go.sum
+	@echo "deps: building Dendrite; the first time takes some minutes" >&2
+	cd tools/dendrite && go build -trimpath -ldflags "-s -w" -o ../../$@ github.com/element-hq/dendrite/cmd/dendrite
+	@echo "deps: built Dendrite" >&2
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

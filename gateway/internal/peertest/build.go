@@ -19,6 +19,21 @@ var (
 	built   = map[string]string{} // package -> program
 )
 
+// moduleRoot is the checkout that the working directory is in.
+var moduleRoot = sync.OnceValues(func() (string, error) {
+	mod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(mod))), nil
+})
+
+// tool is the path of a program that `make deps` builds.
+func tool(name string) (string, error) {
+	root, err := moduleRoot()
+	return filepath.Join(root, ".cache", name), err
+}
+
 // Build compiles a command of this module ("cmd/yggate") as it is shipped,
 // without cgo, once per process, and returns the program's path. The working
 // directory must be within the module.
@@ -37,11 +52,10 @@ func Build(ctx context.Context, pkg string) (string, error) {
 }
 
 func build(ctx context.Context, pkg string) (string, error) {
-	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	root, err := moduleRoot()
 	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
+		return "", err
 	}
-	root := filepath.Dir(strings.TrimSpace(string(mod)))
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err

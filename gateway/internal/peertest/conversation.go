@@ -25,7 +25,7 @@ type Party struct {
 // ways. It writes a transcript for people and stops at the first step that
 // fails. Both must be freshly logged in, and not subscribed to each other.
 func Conversation(ctx context.Context, a, b Party, out io.Writer) error {
-	c := conversation{ctx: ctx, out: out}
+	c := conversation{ctx: ctx, out: out, within: stepWithin}
 	c.say("", "%s is on %s, %s on %s", a.JID, a.Domain, b.JID, b.Domain)
 	for _, p := range []Party{a, b} {
 		c.step(p.Name+" goes online", func(ctx context.Context) error { return p.Available(ctx) })
@@ -44,16 +44,18 @@ func Conversation(ctx context.Context, a, b Party, out io.Writer) error {
 // Exchange lets two users send each other a message, as Conversation begins. It
 // may be called again and again.
 func Exchange(ctx context.Context, a, b Party, out io.Writer) error {
-	c := conversation{ctx: ctx, out: out}
+	c := conversation{ctx: ctx, out: out, within: stepWithin}
 	c.message(a, b)
 	c.message(b, a)
 	return c.err
 }
 
+// conversation writes the transcript of steps, up to the first that fails.
 type conversation struct {
-	ctx context.Context
-	out io.Writer
-	err error
+	ctx    context.Context
+	out    io.Writer
+	within time.Duration // what one step may take
+	err    error
 }
 
 // step runs f unless an earlier step failed.
@@ -61,7 +63,7 @@ func (c *conversation) step(what string, f func(context.Context) error) {
 	if c.err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(c.ctx, stepWithin, fmt.Errorf("%s: not within %v", what, stepWithin))
+	ctx, cancel := context.WithTimeoutCause(c.ctx, c.within, fmt.Errorf("%s: not within %v", what, c.within))
 	defer cancel()
 	if err := f(ctx); err != nil {
 		c.err = fmt.Errorf("%s: %w", what, err)

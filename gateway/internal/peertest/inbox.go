@@ -116,56 +116,69 @@ func readStanza(r xmlstream.TokenReadEncoder, start *xml.StartElement) (Stanza, 
 	return s, nil
 }
 
-// Inbox is what a session has received, the last inboxSize stanzas of it.
-type Inbox struct {
+// Inbox holds the messages and presences that an XMPP session has received.
+type Inbox = inbox[Stanza, *Stanza]
+
+func newInbox() *Inbox { return &Inbox{waiters: map[*waiter[Stanza]]struct{}{}} }
+
+func (s *Stanza) place() *uint64 { return &s.Seq }
+
+// item is what an inbox holds. It keeps its place, counted from 1, and says in
+// errors what it is.
+type item[T any] interface {
+	*T
+	place() *uint64
+	String() string
+}
+
+// inbox is what a session has received, the last inboxSize items of it.
+type inbox[T any, P item[T]] struct {
 	mu      sync.Mutex
 	seq     uint64
-	ring    []Stanza
-	waiters map[*waiter]struct{}
+	ring    []T
+	waiters map[*waiter[T]]struct{}
 	ended   error
 }
 
-type waiter struct {
-	match func(*Stanza) bool
-	found chan Stanza // buffered
-	ended chan error  // buffered
+type waiter[T any] struct {
+	match func(*T) bool
+	found chan T     // buffered
+	ended chan error // buffered
 }
 
-func newInbox() *Inbox { return &Inbox{waiters: map[*waiter]struct{}{}} }
-
-// Mark returns the place after the stanza received last.
-func (in *Inbox) Mark() uint64 {
+// Mark returns the place after the item received last.
+func (in *inbox[T, P]) Mark() uint64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.seq
 }
 
-// Await returns the first stanza, already received or yet to come, for which
+// Await returns the first item, already received or yet to come, for which
 // match is true. match must not call the client. what names it in the error when
 // ctx or the session ends.
-func (in *Inbox) Await(ctx context.Context, what string, match func(*Stanza) bool) (Stanza, error) {
+func (in *inbox[T, P]) Await(ctx context.Context, what string, match func(*T) bool) (item T, err error) {
 	return in.AwaitAfter(ctx, 0, what, match)
 }
 
 // AwaitAfter is Await for what came after a Mark.
-func (in *Inbox) AwaitAfter(ctx context.Context, mark uint64, what string, match func(*Stanza) bool) (Stanza, error) {
-	w := &waiter{match: match, found: make(chan Stanza, 1), ended: make(chan error, 1)}
+func (in *inbox[T, P]) AwaitAfter(ctx context.Context, mark uint64, what string, match func(*T) bool) (item T, err error) {
+	w := &waiter[T]{match: match, found: make(chan T, 1), ended: make(chan error, 1)}
 	in.mu.Lock()
 	for i := range in.ring {
-		if s := &in.ring[(int(in.seq)+i)%len(in.ring)]; s.Seq > mark && match(s) {
+		if s := &in.ring[(int(in.seq)+i)%len(in.ring)]; *P(s).place() > mark && match(s) {
 			in.mu.Unlock()
 			return *s, nil
 		}
 	}
 	ended := in.ended
 	if ended == nil {
-		// New stanzas are shown to the waiter as they are added, so that none
+		// New items are shown to the waiter as they are added, so that none
 		// is missed however many come.
 		in.waiters[w] = struct{}{}
 	}
 	in.mu.Unlock()
 	if ended != nil {
-		return Stanza{}, fmt.Errorf("await %s: %w", what, ended)
+		return item, fmt.Errorf("await %s: %w", what, ended)
 	}
 	defer func() {
 		in.mu.Lock()
@@ -176,40 +189,40 @@ func (in *Inbox) AwaitAfter(ctx context.Context, mark uint64, what string, match
 	case s := <-w.found:
 		return s, nil
 	case err := <-w.ended:
-		return Stanza{}, fmt.Errorf("await %s: %w", what, err)
+		return item, fmt.Errorf("await %s: %w", what, err)
 	case <-ctx.Done():
-		return Stanza{}, fmt.Errorf("await %s: %w; received last:\n%s", what, context.Cause(ctx), in.last(8))
+		return item, fmt.Errorf("await %s: %w; received last:\n%s", what, context.Cause(ctx), in.last(8))
 	}
 }
 
-// Received returns the remembered stanzas, oldest first.
-func (in *Inbox) Received() []Stanza {
+// Received returns the remembered items, oldest first.
+func (in *inbox[T, P]) Received() []T {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	out := make([]Stanza, 0, len(in.ring))
+	out := make([]T, 0, len(in.ring))
 	for i := range in.ring {
 		out = append(out, in.ring[(int(in.seq)+i)%len(in.ring)])
 	}
 	return out
 }
 
-func (in *Inbox) last(n int) string {
+func (in *inbox[T, P]) last(n int) string {
 	all := in.Received()
 	if len(all) == 0 {
 		return "  nothing"
 	}
 	var b strings.Builder
 	for _, s := range all[max(0, len(all)-n):] {
-		fmt.Fprintf(&b, "  %s\n", &s)
+		fmt.Fprintf(&b, "  %s\n", P(&s).String())
 	}
 	return b.String()
 }
 
-func (in *Inbox) add(s Stanza) {
+func (in *inbox[T, P]) add(s T) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.seq++
-	s.Seq = in.seq
+	*P(&s).place() = in.seq
 	if len(in.ring) < inboxSize {
 		in.ring = append(in.ring, s)
 	} else {
@@ -223,7 +236,7 @@ func (in *Inbox) add(s Stanza) {
 	}
 }
 
-func (in *Inbox) end(err error) {
+func (in *inbox[T, P]) end(err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.ended = err

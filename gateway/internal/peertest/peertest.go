@@ -1,7 +1,8 @@
 // Package peertest runs the real programs that yggate stands between, for tests,
-// for benchmarks and for the demo: ejabberd, Prosody, a stock Yggdrasil node,
-// yggate itself, each as an ordinary process that can be stopped, killed and
-// restarted on the same data, on an address of 127/8 or in a network namespace.
+// for benchmarks and for the demo: ejabberd, Prosody, Dendrite, a stock Yggdrasil
+// node, yggate itself, each as an ordinary process that can be stopped, killed
+// and restarted on the same data, on an address of 127/8 or in a network
+// namespace.
 //
 // The servers run on the very lines that `yggate setup` prints. Readiness is
 // found by asking the servers, never by waiting a while. Nothing here needs a
@@ -28,12 +29,14 @@ const SkipVar = "YGGATE_SKIP"
 // ErrSkipped is what Need returns for a name in SkipVar.
 var ErrSkipped = errors.New("skipped by " + SkipVar)
 
-// needs says how to find and get what fixtures stand on.
+// needs says how to find and get what fixtures stand on. Programs in .cache are
+// of this checkout.
 var needs = map[string]struct{ program, get string }{
 	"ejabberd": {"ejabberdctl", "apt-get install ejabberd"},
 	"erlang":   {"erl", "apt-get install ejabberd"},
 	"prosody":  {"prosody", "apt-get install prosody lua-unbound"},
 	"netns":    {"ip", "apt-get install iproute2"},
+	"dendrite": {".cache/dendrite", "make deps"},
 }
 
 // Need says whether the named programs can be used here. It wraps ErrSkipped for
@@ -49,7 +52,14 @@ func Need(names ...string) error {
 		if !ok {
 			return fmt.Errorf("need %q: no such fixture", name)
 		}
-		if _, err := exec.LookPath(n.program); err != nil {
+		program := n.program
+		if built, ok := strings.CutPrefix(program, ".cache/"); ok {
+			var err error
+			if program, err = tool(built); err != nil {
+				return fmt.Errorf("need %s: %w", name, err)
+			}
+		}
+		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%s is not installed (%w): run `%s`, or set %s=%s to do without", name, err, n.get, SkipVar, name)
 		}
 	}

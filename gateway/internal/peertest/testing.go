@@ -1,6 +1,7 @@
 package peertest
 
 import (
+	"context"
 	"errors"
 	"testing"
 )
@@ -18,9 +19,16 @@ func Require(t testing.TB, names ...string) {
 	}
 }
 
+// runnable is a Server or a Dendrite.
+type runnable interface {
+	Start(context.Context) error
+	Stop() error
+	LogFile() string
+}
+
 // Run starts a server for the length of a test. If the test fails, the end of
 // the server's log is shown.
-func Run(t testing.TB, s *Server) {
+func Run(t testing.TB, s runnable) {
 	t.Helper()
 	t.Cleanup(func() {
 		if err := s.Stop(); err != nil {
@@ -48,4 +56,19 @@ func User(t testing.TB, s *Server, cfg ClientConfig, name string) Party {
 		}
 	})
 	return p
+}
+
+// MatrixUser registers a user, logs it in and ends the session with the test.
+func MatrixUser(t testing.TB, d *Dendrite, name string) *MatrixClient {
+	t.Helper()
+	c, err := d.User(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
 }
