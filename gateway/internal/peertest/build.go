@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 )
 
@@ -20,13 +19,19 @@ var (
 )
 
 // moduleRoot is the checkout that the working directory is in.
-var moduleRoot = sync.OnceValues(func() (string, error) {
-	mod, err := exec.Command("go", "env", "GOMOD").Output()
+func moduleRoot() (string, error) {
+	wd, err := os.Getwd()
 	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
+		return "", err
 	}
-	return filepath.Dir(strings.TrimSpace(string(mod))), nil
-})
+	for dir := wd; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		} else if !errors.Is(err, os.ErrNotExist) || dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find go.mod at or above %s: %w", wd, err)
+		}
+	}
+}
 
 // tool is the path of a program that `make deps` builds.
 func tool(name string) (string, error) {

@@ -29,9 +29,11 @@ const SkipVar = "YGGATE_SKIP"
 // ErrSkipped is what Need returns for a name in SkipVar.
 var ErrSkipped = errors.New("skipped by " + SkipVar)
 
+type needed struct{ program, get string }
+
 // needs says how to find and get what fixtures stand on. Programs in .cache are
 // of this checkout.
-var needs = map[string]struct{ program, get string }{
+var needs = map[string]needed{
 	"ejabberd": {"ejabberdctl", "apt-get install ejabberd"},
 	"erlang":   {"erl", "apt-get install ejabberd"},
 	"prosody":  {"prosody", "apt-get install prosody lua-unbound"},

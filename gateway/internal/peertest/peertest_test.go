@@ -26,6 +26,11 @@ func TestNeed(t *testing.T) {
 	if errors.Is(err, ErrSkipped) || err == nil || !strings.Contains(err.Error(), "apt-get install ejabberd") || !strings.Contains(err.Error(), SkipVar+"=ejabberd") {
 		t.Errorf("a missing program: %v", err)
 	}
+	needs["phantom"] = needed{".cache/phantom", "make deps"}
+	t.Cleanup(func() { delete(needs, "phantom") })
+	if err := Need("phantom"); err == nil || !strings.Contains(err.Error(), "`make deps`") || !strings.Contains(err.Error(), "/.cache/phantom") {
+		t.Errorf("a tool that is not built: %v", err)
+	}
 	if err := Need("nonsense"); err == nil {
 		t.Error("an unknown name: no error")
 	}
