@@ -152,8 +152,7 @@ func TestInboundConnectionWakesTheRedial(t *testing.T) {
 
 func TestInboundConnectionTellsTheAddress(t *testing.T) {
 	a, b := newGateway(t, lazy), newGateway(t, quick)
-	a.knows(b, federation.StateActive)
-	a.change(b.id.ID(), func(p *federation.Peer) { p.Descriptor = nil })
+	a.change(b.id.ID(), func(p *federation.Peer) { p.Key, p.Name, p.State = b.id.Key(), "b", federation.StateActive })
 	a.awaitError(errNoAddress.Error())
 	b.knows(a, federation.StateActive)
 	a.await(true)
