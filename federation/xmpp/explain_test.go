@@ -47,7 +47,7 @@ func TestExplain(t *testing.T) {
 	}
 	for _, bad := range []string{"", "@", "bob@", "bob@b grid", "bob@127.0.0.1"} {
 		hops := a.Explain("", bad)
-		if len(hops) != 1 || hops[0].OK || hops[0].Step != StepDomain || hops[0].Remedy == "" {
+		if len(hops) != 1 || hops[0].OK || hops[0].Step != federation.StepDomain || hops[0].Remedy == "" {
 			t.Errorf("%q: %+v", bad, hops)
 		}
 	}
