@@ -123,9 +123,19 @@ func NormalizeClaim(proto Protocol, name string) (string, error) {
 	return "", fmt.Errorf("protocol %q has no domains to claim", proto)
 }
 
-// claimIsBelow says whether the claimed domain is parent or below it, whatever
-// the port of a Matrix server name.
-func (c Claim) claimIsBelow(parent string) bool {
+// NormalizeExpected returns the one form of what an operator expects a peer to
+// claim: a domain, or a Matrix server name with a port.
+func NormalizeExpected(name string) (string, error) {
+	if strings.Contains(name, ":") {
+		return NormalizeClaim(Matrix, name)
+	}
+	return NormalizeDomain(name)
+}
+
+// isExpected says whether a claim is what an operator expects. A domain covers
+// itself and what lies below it, for every protocol and with any port; a server
+// name with a port covers itself.
+func (c Claim) isExpected(expected string) bool {
 	host, _, _ := strings.Cut(c.Domain, ":")
-	return IsSubdomain(host, parent)
+	return c.Domain == expected || IsSubdomain(host, expected)
 }

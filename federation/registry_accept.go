@@ -135,8 +135,9 @@ type Introduction struct {
 	Name string
 	// Envelope is its descriptor, as signed.
 	Envelope []byte
-	// Expect are the domains that the operator expects it to claim, normalised;
-	// a claim below one of them is as expected, too.
+	// Expect are the domains that the operator expects it to claim, as
+	// NormalizeExpected writes them. One covers what lies below it, and claims
+	// for every protocol.
 	Expect []string
 	// Confirmed is the descriptor that the operator was shown and said yes to,
 	// if there was one: the grid and the domains in it are approved.
@@ -208,7 +209,7 @@ func (r *Registry) introduce(tx *sql.Tx, in Introduction, d *Descriptor) error {
 		}
 	}
 	expected := func(c Claim) bool {
-		return slices.ContainsFunc(in.Expect, func(e string) bool { return c.claimIsBelow(e) }) ||
+		return slices.ContainsFunc(in.Expect, func(e string) bool { return c.isExpected(e) }) ||
 			in.Confirmed != nil && slices.Contains(in.Confirmed.Claims(), Claim{c.Protocol, c.Domain, c.Grid, ClaimPending})
 	}
 	asExpected := (len(in.Expect) > 0 || in.Confirmed != nil) && !slices.ContainsFunc(d.Claims(), func(c Claim) bool { return !expected(c) })

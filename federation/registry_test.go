@@ -122,6 +122,7 @@ func TestIntroduceExpectedDomainsAreActive(t *testing.T) {
 		"above the expected":  {[]string{"grid"}, []string{"bob.grid"}, StatePending},
 		"nothing was asked":   {[]string{"bob.grid"}, nil, StatePending},
 		"claims nothing":      {nil, []string{"bob.grid"}, StateActive},
+		"a server name alone": {[]string{"bob.grid"}, []string{"bob.grid:8448"}, StatePending},
 		"nothing for nothing": {nil, nil, StatePending},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -329,5 +330,65 @@ func TestOpenRegistryRefusesBadOwnDomains(t *testing.T) {
 		if _, err := OpenRegistry(t.Context(), RegistryConfig{Store: w.store, Identity: w.id, Own: own}); err == nil || !strings.Contains(err.Error(), "own domains") {
 			t.Errorf("%v: %v", own, err)
 		}
+	}
+}
+
+// One domain that is expected is so for every protocol; a server name with a port
+// is expected alone.
+func TestIntroduceExpectedServerNames(t *testing.T) {
+	for name, c := range map[string]struct {
+		names, expect []string
+		want          State
+	}{
+		"the same":                 {[]string{"bob.grid"}, []string{"bob.grid"}, StateActive},
+		"with a port":              {[]string{"bob.grid:8448"}, []string{"bob.grid"}, StateActive},
+		"below, with a port":       {[]string{"hs.bob.grid:8448"}, []string{"bob.grid"}, StateActive},
+		"just that port":           {[]string{"bob.grid:8448"}, []string{"Bob.grid:8448"}, StateActive},
+		"another port":             {[]string{"bob.grid:8449"}, []string{"bob.grid:8448"}, StatePending},
+		"without the port":         {[]string{"bob.grid"}, []string{"bob.grid:8448"}, StatePending},
+		"below one with a port":    {[]string{"hs.bob.grid:8448"}, []string{"bob.grid:8448"}, StatePending},
+		"only ends alike":          {[]string{"evilbob.grid:8448"}, []string{"bob.grid"}, StatePending},
+		"one more than expected":   {[]string{"bob.grid", "other.grid"}, []string{"bob.grid"}, StatePending},
+		"each of them is expected": {[]string{"bob.grid", "other.grid:1"}, []string{"bob.grid", "other.grid:1"}, StateActive},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, g := newWorld(t), newGrid(t)
+			var expect []string
+			for _, e := range c.expect {
+				norm, err := NormalizeExpected(e)
+				must(t, err)
+				expect = append(expect, norm)
+			}
+			d := describeSelf(g.Identity, time.Now())
+			d.Seq, d.XMPP, d.MQTT, d.Matrix = 1, nil, nil, &MatrixService{ServerNames: c.names}
+			if p := w.introduce(t, "bob", sign(t, g.Identity, d), expect...); p.State != c.want {
+				t.Fatalf("state %s, want %s", p.State, c.want)
+			}
+			for _, n := range c.names {
+				if _, err := w.Directory().Now().Route(Matrix, n); (err == nil) != (c.want == StateActive) {
+					t.Errorf("route to %s: %v", n, err)
+				}
+			}
+		})
+	}
+	for _, bad := range []string{"", ":8448", "bob.grid:0", "1.2.3.4:8448", "@bob:bob.grid", "bob grid"} {
+		if got, err := NormalizeExpected(bad); err == nil {
+			t.Errorf("%q is expected as %q", bad, got)
+		}
+	}
+}
+
+// A change of the configuration reaches what is asked for each request.
+func TestReloadTakesPolicy(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	var denied map[string]bool
+	w.cfg.Policy = func(string) Policy { return Policy{Matrix: MatrixPolicy{DenyRooms: denied}} }
+	must(t, w.Reload(t.Context()))
+	before := w.Directory().Now().Peer(g.ID())
+	denied = map[string]bool{"!spam:bob.grid": true}
+	must(t, w.Reload(t.Context()))
+	if p := w.Directory().Now().Peer(g.ID()); !before.Policy.Matrix.AllowsRoom("!spam:bob.grid") || p.Policy.Matrix.AllowsRoom("!spam:bob.grid") {
+		t.Errorf("before %+v, after %+v", before.Policy.Matrix, p.Policy.Matrix)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
-	"slices"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -38,7 +37,10 @@ func (g *gateway) control() http.Handler {
 	})
 	admin.Handle(mux, "GET /v1/domains", func(r *http.Request, _ none) ([]admin.Domain, error) { return g.domains(), nil })
 	admin.Handle(mux, "POST /v1/domains", func(r *http.Request, in admin.DomainRequest) (admin.Done, error) { return g.assign(r.Context(), in) })
-	admin.Handle(mux, "GET /v1/route", func(r *http.Request, _ none) (admin.Route, error) { return g.route(r.URL.Query().Get("address")) })
+	admin.Handle(mux, "GET /v1/route", func(r *http.Request, _ none) (admin.Route, error) {
+		q := r.URL.Query()
+		return g.route(admin.RouteRequest{Address: q.Get("address"), Protocol: q.Get("protocol")})
+	})
 	admin.Handle(mux, "POST /v1/invite", func(r *http.Request, in admin.InviteRequest) (admin.Invite, error) { return g.invite(r.Context(), in) })
 	admin.Handle(mux, "GET /v1/invites", func(r *http.Request, _ none) ([]admin.ListedInvite, error) { return g.invites(r.Context()) })
 	admin.Handle(mux, "POST /v1/invites/{id}/revoke", func(r *http.Request, _ none) (admin.Done, error) {
@@ -84,20 +86,6 @@ func (g *gateway) decide(ctx context.Context, name, verb string) (admin.Done, er
 	}
 	g.log.Info("operator decided", "peer", name, "verb", verb)
 	return admin.Done{Done: name + " " + v.done + ".", Next: v.next}, nil
-}
-
-// assign decides who holds a domain.
-func (g *gateway) assign(ctx context.Context, in admin.DomainRequest) (admin.Done, error) {
-	proto := federation.Protocol(cmp.Or(in.Protocol, string(federation.XMPP)))
-	domain, err := federation.NormalizeClaim(proto, in.Domain)
-	if err != nil {
-		return admin.Done{}, err
-	}
-	if err := g.registry.AssignDomain(ctx, proto, domain, in.Peer); err != nil {
-		return admin.Done{}, err
-	}
-	g.log.Info("operator assigned a domain", "peer", in.Peer, "proto", proto, "domain", domain)
-	return admin.Done{Done: fmt.Sprintf("%s %s is %s's now.", proto, domain, in.Peer), Next: "yggate route " + domain}, nil
 }
 
 // invite makes the string for another operator.
@@ -231,53 +219,4 @@ func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Pee
 	out, err := g.peer(ctx, peer.Name)
 	out.There = string(there)
 	return out, err
-}
-
-// route explains what would become of traffic to an address.
-func (g *gateway) route(address string) (admin.Route, error) {
-	e := g.edge.Load()
-	if e == nil {
-		return admin.Route{}, errStandby
-	}
-	out := admin.Route{Address: address, OK: true}
-	for _, h := range e.adapter.Explain("", address) {
-		text := h.Value
-		if !h.OK {
-			text = h.Problem
-		}
-		out.Hops = append(out.Hops, admin.Hop{Step: string(h.Step), OK: h.OK, Text: text, Fix: h.Remedy})
-		out.OK = out.OK && h.OK
-	}
-	return out, nil
-}
-
-// domains lists this grid's own domains and every claim.
-func (g *gateway) domains() []admin.Domain {
-	out := []admin.Domain{}
-	for proto, domains := range g.conf.Load().Own() {
-		for _, d := range domains {
-			out = append(out, admin.Domain{Protocol: string(proto), Domain: d, Peer: "(own)", Grid: string(g.identity.ID()), Status: string(federation.ClaimActive)})
-		}
-	}
-	return append(out, g.claims(func(federation.Claim) bool { return true })...)
-}
-
-// claims lists the claims of peers for which keep is true, by domain.
-func (g *gateway) claims(keep func(federation.Claim) bool) []admin.Domain {
-	now := g.registry.Directory().Now()
-	var out []admin.Domain
-	for _, c := range now.Claims() {
-		if !keep(c) {
-			continue
-		}
-		d := admin.Domain{Protocol: string(c.Protocol), Domain: c.Domain, Grid: string(c.Grid), Status: string(c.Status)}
-		if p := now.Peer(c.Grid); p != nil {
-			d.Peer = p.Name
-		}
-		out = append(out, d)
-	}
-	slices.SortFunc(out, func(a, b admin.Domain) int {
-		return cmp.Or(cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Peer, b.Peer))
-	})
-	return out
 }

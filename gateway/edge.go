@@ -2,11 +2,8 @@ package gateway
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"net/netip"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,10 +12,6 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/link"
-	"github.com/yggate/yggate/federation/xmpp"
-	"github.com/yggate/yggate/federation/xmpp/dns"
-	"github.com/yggate/yggate/federation/xmpp/frame"
-	"github.com/yggate/yggate/federation/xmpp/s2s"
 	"github.com/yggate/yggate/gateway/config"
 	"github.com/yggate/yggate/transports"
 	"github.com/yggate/yggate/transports/ygg"
@@ -35,14 +28,18 @@ type edge struct {
 	links   *link.Links
 	lanes   *lane.Memory
 	durable *lane.Durable
-	adapter *xmpp.Adapter
-	streams *s2s.Streams
-	dns     *dns.Responder // nil in hosts mode
+	xmpp    *xmppEdge // nil: this grid has no XMPP
+	// explain has, for each protocol that runs, what says where an address of it
+	// would go.
+	explain map[federation.Protocol]func(address string) []federation.Hop
 }
 
 // newEdge builds the parts and joins them; nothing runs yet.
 func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
-	e := &edge{g: g, epoch: epoch, registry: prometheus.NewRegistry()}
+	e := &edge{
+		g: g, epoch: epoch, registry: prometheus.NewRegistry(),
+		explain: map[federation.Protocol]func(string) []federation.Hop{},
+	}
 	conf := g.conf.Load()
 	var err error
 	if e.mesh, err = newMesh(g, func() { e.wake() }); err != nil {
@@ -51,20 +48,26 @@ func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
 	if err := e.newLinks(conf); err != nil {
 		return nil, err
 	}
-	if err := e.newXMPP(conf); err != nil {
-		return nil, err
+	handlers, recipients := map[federation.Protocol]lane.Handler{}, map[federation.Protocol]lane.Recipient{}
+	if conf.XMPP != nil {
+		if err := e.newXMPP(conf); err != nil {
+			return nil, err
+		}
+		handlers[federation.XMPP], recipients[federation.XMPP] = e.xmpp.adapter, e.xmpp.adapter
 	}
 	e.lanes = lane.NewMemory(lane.MemoryConfig{
 		Streams: e.links, Directory: g.registry.Directory(), Log: g.log, Metrics: e.registry,
-		Handlers: map[federation.Protocol]lane.Handler{federation.XMPP: e.adapter},
+		Handlers: handlers,
 	})
 	if e.durable, err = lane.NewDurable(ctx, lane.DurableConfig{
 		Store: g.store, Streams: e.links, Directory: g.registry.Directory(), Epoch: epoch, Log: g.log, Metrics: e.registry,
-		Recipients: map[federation.Protocol]lane.Recipient{federation.XMPP: e.adapter},
+		Recipients: recipients,
 	}); err != nil {
 		return nil, fmt.Errorf("durable lanes: %w", err)
 	}
-	e.adapter.Connect(e.lanes, e.durable, e.streams)
+	if e.xmpp != nil {
+		e.xmpp.adapter.Connect(e.lanes, e.durable, e.xmpp.streams)
+	}
 	return e, nil
 }
 
@@ -96,57 +99,6 @@ func (e *edge) newLinks(conf *config.Config) (err error) {
 	return err
 }
 
-func (e *edge) newXMPP(conf *config.Config) (err error) {
-	x := conf.XMPP
-	own := conf.Own()[federation.XMPP]
-	limits := frame.DefaultLimits()
-	limits.Stanza = int(x.MaxStanza)
-	if e.adapter, err = xmpp.New(xmpp.Config{
-		Directory: e.g.registry.Directory(), Link: e.linkState, Servers: [][]string{own},
-		Limits: limits, Log: e.g.log, Metrics: e.registry,
-	}); err != nil {
-		return err
-	}
-	server := s2s.Server{Addr: x.Server, Domains: own}
-	if x.ServerCA != "" {
-		if server.Roots, err = readRoots(x.ServerCA); err != nil {
-			return fmt.Errorf("xmpp.server_ca: %w", err)
-		}
-	}
-	streamLimits := s2s.DefaultLimits()
-	streamLimits.Stanza = max(limits.Stanza, streamLimits.Stanza)
-	allow := make([]netip.Prefix, len(x.AllowFrom))
-	for i, p := range x.AllowFrom {
-		allow[i] = p.Prefix
-	}
-	if e.streams, err = s2s.New(s2s.Config{
-		Listen: x.Listen.String(), CA: e.g.ca, Servers: []s2s.Server{server}, Handler: e.adapter,
-		AllowFrom: allow, Limits: streamLimits, Log: e.g.log, Metrics: e.registry,
-	}); err != nil {
-		return err
-	}
-	if x.DNS == nil {
-		return nil
-	}
-	e.dns, err = dns.New(dns.Config{
-		Listen: x.DNS.Listen, Upstream: x.DNS.Upstream, AllowFrom: allow, Log: e.g.log,
-		Answer: func(domain string) (netip.AddrPort, bool) { return x.Listen, e.adapter.Answer(domain) },
-	})
-	return err
-}
-
-func readRoots(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", path)
-	}
-	return pool, nil
-}
-
 // run runs every part until ctx is done or one fails.
 func (e *edge) run(ctx context.Context) error {
 	e.g.log.Info("edge starts", "epoch", e.epoch, "grid", e.g.identity.ID().Short(), "node", e.mesh.node.Self().Node)
@@ -159,29 +111,31 @@ func (e *edge) run(ctx context.Context) error {
 	part("lanes", e.lanes.Run)
 	part("durable lanes", e.durable.Run)
 	part("pairing", func(ctx context.Context) error { return e.g.pairing.Run(ctx, e.links) })
-	part("xmpp", e.adapter.Run)
-	part("xmpp streams", e.streams.Run)
-	if e.dns != nil {
-		part("dns", e.dns.Run)
+	if e.xmpp != nil {
+		e.xmpp.run(part)
 	}
 	part("last heard", e.keepHeard)
 	return parts.Wait()
 }
 
-// linkChanged spreads the news of a link. Lanes are ready before the adapter is
+// linkChanged spreads the news of a link. Lanes are ready before an adapter is
 // told that they are, and have given everything back before it is told that they
 // are gone.
 func (e *edge) linkChanged(ev link.Event) {
 	if ev.Up {
 		e.lanes.PeerUp(ev.Peer)
 		e.durable.PeerUp(ev.Peer)
-		e.adapter.PeerUp(ev.Peer, ev.Epoch)
+		if e.xmpp != nil {
+			e.xmpp.adapter.PeerUp(ev.Peer, ev.Epoch)
+		}
 		e.g.pairing.Wake(ev.Peer)
 		return
 	}
 	e.lanes.PeerDown(ev.Peer)
 	e.durable.PeerDown(ev.Peer)
-	e.adapter.PeerDown(ev.Peer)
+	if e.xmpp != nil {
+		e.xmpp.adapter.PeerDown(ev.Peer)
+	}
 }
 
 // wake has every link that is down dialled now: the mesh has changed.

@@ -132,10 +132,14 @@ func (g *gateway) open(ctx context.Context) error {
 	if g.store, err = store.Open(ctx, store.Options{Path: c.Database()}); err != nil {
 		return err
 	}
+	maxStanza := 0
+	if c.XMPP != nil {
+		maxStanza = int(c.XMPP.MaxStanza)
+	}
 	node := federation.Node{ID: nodeID(), SPKI: g.identity.NodeSPKI(), Addrs: []string{g.meshAddr().ID()}}
 	err = g.whenStored(ctx, func() (err error) {
 		g.registry, err = federation.OpenRegistry(ctx, federation.RegistryConfig{
-			Store: g.store, Identity: g.identity, Name: c.Name, Own: c.Own(), MaxStanza: int(c.XMPP.MaxStanza),
+			Store: g.store, Identity: g.identity, Name: c.Name, Own: c.Own(), MaxStanza: maxStanza,
 			Nodes: []federation.Node{node}, Log: g.log,
 			Policy: func(petname string) federation.Policy { return g.conf.Load().Policy(petname) },
 		})

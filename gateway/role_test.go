@@ -102,7 +102,7 @@ func TestEdgeFollowsRole(t *testing.T) {
 	for range 2 {
 		asked()
 		await("on standby", standby)
-		if _, err := client.Route(ctx, "a.grid"); err == nil || !strings.Contains(err.Error(), "standby") {
+		if _, err := client.Route(ctx, admin.RouteRequest{Address: "a.grid"}); err == nil || !strings.Contains(err.Error(), "standby") {
 			t.Errorf("route on standby: %v", err)
 		}
 		for what, ask := range outboxRequests {

@@ -34,8 +34,10 @@ func (g *gateway) status(ctx context.Context) admin.Status {
 		if len(st.Transports[0].Peerings) > 0 {
 			st.Warnings = slices.DeleteFunc(st.Warnings, func(w string) bool { return w == config.NoPeerings })
 		}
-		for _, s := range e.streams.Status() {
-			st.Streams = append(st.Streams, admin.Stream{Dir: s.Dir, From: s.From, To: s.To, State: s.State, Since: s.Since, LastError: s.Err})
+		if e.xmpp != nil {
+			for _, s := range e.xmpp.streams.Status() {
+				st.Streams = append(st.Streams, admin.Stream{Dir: s.Dir, From: s.From, To: s.To, State: s.State, Since: s.Since, LastError: s.Err})
+			}
 		}
 	}
 	if leaf, err := g.identity.Leaf(g.meshAddr()); err != nil {

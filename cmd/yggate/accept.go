@@ -14,7 +14,8 @@ var cmdAccept = command{
 	short: "become the peer of the grid that made an invite",
 	long: `
 Shows whose invite it is and what accepting it would add, asks, and then makes the
-two grids peers. Compare the fingerprint with the other operator.
+two grids peers. Compare the fingerprint with the other operator. What you say yes
+to are the domains shown, each for its protocol; there is nothing to expect besides.
 `,
 	run: runAccept,
 }

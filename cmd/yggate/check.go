@@ -72,8 +72,8 @@ func check(path string) checked {
 	if _, err := federation.LoadKeyFile(c.MeshKey()); err != nil {
 		fail(err)
 	}
-	if ca := c.XMPP.ServerCA; ca != "" {
-		if _, err := os.ReadFile(ca); err != nil {
+	if c.XMPP != nil && c.XMPP.ServerCA != "" {
+		if _, err := os.ReadFile(c.XMPP.ServerCA); err != nil {
 			fail(fmt.Errorf("xmpp.server_ca: %w", err))
 		}
 	}

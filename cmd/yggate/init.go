@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/yggate/yggate/federation"
@@ -15,11 +17,14 @@ import (
 )
 
 var cmdInit = command{
-	name: "init", args: "--domain DOMAIN... [FLAGS]",
+	name: "init", args: "{--domain DOMAIN... | --matrix SERVER_NAME...} [FLAGS]",
 	short: "make this grid's identity and its configuration",
 	long: `
 Makes the grid key, the keys of this node and a commented configuration, and
 shows the recovery sheet, once: print it, it is on no disk.
+
+--domain is for a grid with an XMPP server, --matrix for one with a homeserver; give
+both for both.
 
 A configuration that exists is kept and used; an identity is never replaced.
 `,
@@ -30,14 +35,10 @@ func runInit(_ context.Context, sh *shell, c *command, args []string) error {
 	f := newFlags(sh, c).withJSON()
 	e := config.ExampleDefaults()
 	e.Name = ""
-	e.Domains, e.MUC = nil, nil
-	f.Var((*list)(&e.Domains), "domain", "a `DOMAIN` of your users; may be given several times")
-	f.Var((*list)(&e.MUC), "muc", "a `DOMAIN` of your group chat service; may be given several times")
 	f.StringVar(&e.Name, "name", "", "what peers see this grid called (default: the first domain)")
 	f.StringVar(&e.State, "state", e.State, "the `DIRECTORY` of keys and database")
-	f.StringVar(&e.Server, "server", e.Server, "`HOST:PORT` where your XMPP server takes s2s connections")
-	f.StringVar(&e.Listen, "listen", e.Listen, "`IP:PORT` where your XMPP server finds the gateway")
-	f.StringVar(&e.DNS, "dns", e.DNS, "`IP:PORT` of the DNS responder for your XMPP server, or off for hosts mode")
+	xmppFlags(f, &e)
+	matrixFlags(f, &e)
 	f.Var((*list)(&e.MeshPeers), "mesh-peer", "peering `URI` of a Yggdrasil node to connect to; may be given several times")
 	f.Var((*list)(&e.MeshListen), "mesh-listen", "`URI` where Yggdrasil nodes may connect; may be given several times")
 	f.Var((*list)(&e.Advertise), "advertise", "peering `URI` that invites carry; may be given several times")
@@ -48,23 +49,62 @@ func runInit(_ context.Context, sh *shell, c *command, args []string) error {
 		return err
 	}
 	_, err := os.Stat(f.config)
-	switch {
-	case len(e.Domains) == 0 && !*show && errors.Is(err, fs.ErrNotExist):
-		return badUsage("--domain is needed: the domain of your XMPP users, such as a.grid")
-	case len(e.Domains) == 0:
+	switch none := len(e.Protocols()) == 0; {
+	case none && !*show && errors.Is(err, fs.ErrNotExist):
+		return badUsage("--domain or --matrix is needed: the domain of your XMPP users, or the server name of your Matrix users, such as a.grid")
+	case none:
 		shown := config.ExampleDefaults()
 		e.Name, e.Domains, e.MUC = cmp.Or(e.Name, shown.Name), shown.Domains, shown.MUC
+	default:
+		if err := f.without(e); err != nil {
+			return err
+		}
 	}
 	if e.Name == "" {
-		e.Name = e.Domains[0]
+		e.Name = slices.Concat(e.Domains, e.ServerNames)[0]
 	}
-	if e.DNS == "off" {
-		e.DNS = ""
+	for _, s := range []*string{&e.DNS, &e.MatrixProxy} {
+		if *s == "off" {
+			*s = ""
+		}
 	}
 	if *show {
 		return e.Write(sh.out)
 	}
 	return initialise(sh, f, e)
+}
+
+func xmppFlags(f *flags, e *config.Example) {
+	e.Domains, e.MUC = nil, nil
+	f.Var((*list)(&e.Domains), "domain", "a `DOMAIN` of your XMPP users; may be given several times")
+	f.Var((*list)(&e.MUC), "muc", "a `DOMAIN` of your group chat service; may be given several times")
+	f.StringVar(&e.Server, "server", e.Server, "`HOST:PORT` where your XMPP server takes s2s connections")
+	f.StringVar(&e.Listen, "listen", e.Listen, "`IP:PORT` where your XMPP server finds the gateway")
+	f.StringVar(&e.DNS, "dns", e.DNS, "`IP:PORT` of the DNS responder for your XMPP server, or off for hosts mode")
+}
+
+func matrixFlags(f *flags, e *config.Example) {
+	f.Var((*list)(&e.ServerNames), "matrix", "a `SERVER_NAME` of your Matrix users; may be given several times")
+	f.StringVar(&e.MatrixServer, "matrix-server", e.MatrixServer, "`URL` where your homeserver listens for HTTP")
+	f.StringVar(&e.MatrixProxy, "matrix-proxy", e.MatrixProxy, "`IP:PORT` where the gateway is the proxy of your homeserver, or off")
+	f.Var((*list)(&e.MatrixListen), "matrix-listen", "`IP:PORT` where a homeserver without a proxy finds the gateway; may be given several times")
+}
+
+// without refuses flags for a protocol whose section will not be there.
+func (f *flags) without(e config.Example) (err error) {
+	f.Visit(func(set *flag.Flag) {
+		switch set.Name {
+		case "muc", "server", "listen", "dns":
+			if len(e.Domains) == 0 {
+				err = badUsage("--%s is for XMPP, which needs --domain as well", set.Name)
+			}
+		case "matrix-server", "matrix-proxy", "matrix-listen":
+			if len(e.ServerNames) == 0 {
+				err = badUsage("--%s is for Matrix, which needs --matrix as well", set.Name)
+			}
+		}
+	})
+	return err
 }
 
 // made is what init tells.
@@ -75,6 +115,8 @@ type made struct {
 	Grid        string `json:"grid"`
 	Fingerprint string `json:"fingerprint"`
 	Recovery    string `json:"recovery"`
+
+	xmpp bool // there is an XMPP server to set up
 }
 
 func initialise(sh *shell, f *flags, e config.Example) error {
@@ -96,7 +138,7 @@ func initialise(sh *shell, f *flags, e config.Example) error {
 	if _, err := federation.CreateKeyFile(c.MeshKey()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery}
+	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery, c.XMPP != nil}
 	if f.json {
 		return printJSON(sh.out, m)
 	}
@@ -136,5 +178,12 @@ func (m made) tell(sh *shell) {
 	if m.Config != config.DefaultPath {
 		conf = " --config " + m.Config
 	}
-	fmt.Fprintf(sh.out, "Next:\n  1. Look through %s, then: yggate check%s\n  2. yggate setup ejabberd%s   (or prosody), and add the lines it prints\n  3. yggate serve%s\n", m.Config, conf, conf, conf)
+	steps := []string{fmt.Sprintf("Look through %s, then: yggate check%s", m.Config, conf)}
+	if m.xmpp {
+		steps = append(steps, fmt.Sprintf("yggate setup ejabberd%s   (or prosody), and add the lines it prints", conf))
+	}
+	fmt.Fprintln(sh.out, "Next:")
+	for i, step := range append(steps, "yggate serve"+conf) {
+		fmt.Fprintf(sh.out, "  %d. %s\n", i+1, step)
+	}
 }

@@ -22,7 +22,9 @@ grid, who runs ` + "`yggate accept STRING`" + `. It works once, and until it exp
 over a way that you trust: whoever has it can become that peer.
 
 Domains that you name with --expect-domain are the peer's at once when it claims
-them; anything else it claims waits for ` + "`yggate peer approve`" + `.
+them or what lies below them, for XMPP and as Matrix server names alike, with any
+port. With a port, as in b.grid:8448, that one Matrix server name is meant. A peer
+that claims anything else waits for ` + "`yggate peer approve`" + `.
 
 list      the invites made here in the last month or so; their strings are not kept
 revoke    make an open invite worthless
@@ -36,7 +38,7 @@ func runInvite(ctx context.Context, sh *shell, c *command, args []string) error 
 	ttl := f.String("ttl", "72h", "`TIME` for which the invite is good")
 	noQR := f.Bool("no-qr", false, "print no QR code")
 	var expect list
-	f.Var(&expect, "expect-domain", "a `DOMAIN` that the other grid will claim; may be given several times")
+	f.Var(&expect, "expect-domain", "a `DOMAIN` or Matrix server name that the other grid will claim; may be given several times")
 	rest, err := f.parse(args, 0, 2)
 	if err != nil {
 		return err

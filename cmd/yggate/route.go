@@ -4,27 +4,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/yggate/yggate/gateway/admin"
 )
 
 var cmdRoute = command{
-	name: "route", args: "ADDRESS [FLAGS]",
+	name: "route", args: "ADDRESS [--protocol PROTOCOL] [FLAGS]",
 	short: "explain where traffic for an address goes, sending nothing",
 	long: `
-Takes a JID or a domain, and explains hop by hop what the running gateway would do
-with a stanza to it: whose domain it is, whether that peer may have it, whether the
-link and the local server are up. Exits 1 where the way ends early.
+Takes an address of XMPP (bob@b.grid, b.grid) or of Matrix (@bob:b.grid,
+#room:b.grid, !id:b.grid, b.grid:8448), and explains hop by hop what the running
+gateway would do with traffic to it: whose domain it is, whether that peer may have
+it, whether the link is up. Exits 1 where the way ends early.
+
+Quote what begins with # or !, because shells have these for themselves:
+yggate route '#room:b.grid'. A name alone is taken for an XMPP domain where XMPP
+runs; --protocol decides otherwise.
 `,
 	run: func(ctx context.Context, sh *shell, c *command, args []string) error {
 		f := newFlags(sh, c).withJSON()
-		rest, err := f.parse(args, 1, 1)
+		proto := f.String("protocol", "", "the `PROTOCOL` of the address, xmpp or matrix (default: as it is written)")
+		rest, err := f.parse(args, 0, 1)
 		if err != nil {
 			return err
+		}
+		if len(rest) == 0 {
+			return badUsage("an address is needed; quote one that begins with # or !, as in '#room:b.grid', or the shell takes it away")
 		}
 		cl, err := f.client(sh)
 		if err != nil {
 			return err
 		}
-		r, err := cl.Route(ctx, rest[0])
+		r, err := cl.Route(ctx, admin.RouteRequest{Address: rest[0], Protocol: *proto})
 		if err != nil {
 			return err
 		}

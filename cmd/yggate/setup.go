@@ -53,6 +53,9 @@ func runSetup(ctx context.Context, sh *shell, c *command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if conf.XMPP == nil {
+		return fmt.Errorf("%s has no section xmpp, so there is no XMPP server to set up; `yggate init --print` shows one", conf.Path)
+	}
 	if *dir == "" {
 		*dir = filepath.Join(filepath.Dir(conf.Path), "xmpp")
 	}

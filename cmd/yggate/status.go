@@ -135,7 +135,7 @@ func tellStatus(sh *shell, st admin.Status) error {
 	}
 	rows = nil
 	for _, d := range st.Conflicts {
-		rows = append(rows, []string{d.Domain, d.Peer, "yggate domain assign " + d.Domain + " PEER"})
+		rows = append(rows, []string{d.Domain, d.Peer, assignCommand(d)})
 	}
 	return section(w, []string{"CONFLICT", "CLAIMED BY", "DECIDE WITH"}, rows)
 }

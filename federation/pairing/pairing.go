@@ -125,7 +125,7 @@ func (p *Pairing) Invite(ctx context.Context, name string, expect []string, life
 func normalizeAll(domains []string) ([]string, error) {
 	out := make([]string, 0, len(domains))
 	for _, e := range domains {
-		d, err := federation.NormalizeDomain(e)
+		d, err := federation.NormalizeExpected(e)
 		if err != nil {
 			return nil, fmt.Errorf("expected %w", err)
 		}

@@ -216,9 +216,17 @@ type Preview struct {
 
 // DomainRequest decides who holds a domain.
 type DomainRequest struct {
+	// Protocol may be empty: the one in which the peer's claim is undecided.
 	Protocol string `json:"protocol"`
 	Domain   string `json:"domain"`
 	Peer     string `json:"peer"`
+}
+
+// RouteRequest asks what would become of traffic to an address.
+type RouteRequest struct {
+	Address string
+	// Protocol may be empty: the one whose form the address has.
+	Protocol string
 }
 
 // Route is how an address would be treated, hop by hop.

@@ -98,8 +98,9 @@ func (c *Client) Assign(ctx context.Context, in DomainRequest) (Done, error) {
 }
 
 // Route explains what would become of traffic to an address.
-func (c *Client) Route(ctx context.Context, address string) (Route, error) {
-	return call[Route](ctx, c, "GET", "/v1/route?address="+url.QueryEscape(address), nil)
+func (c *Client) Route(ctx context.Context, in RouteRequest) (Route, error) {
+	q := url.Values{"address": {in.Address}, "protocol": {in.Protocol}}
+	return call[Route](ctx, c, "GET", "/v1/route?"+q.Encode(), nil)
 }
 
 // Outbox lists what waits, and up to limit items of each lane to a peer unless that

@@ -36,7 +36,8 @@ type Config struct {
 	State        string          `yaml:"state" env:"YGGATE_STATE"`
 	Log          Log             `yaml:"log"`
 	Mesh         Mesh            `yaml:"mesh"`
-	XMPP         *XMPP           `yaml:"xmpp"`
+	XMPP         *XMPP           `yaml:"xmpp"`   // nil: this grid has no XMPP
+	Matrix       *Matrix         `yaml:"matrix"` // nil: this grid has no Matrix; one of the two is there
 	PeerDefaults Peer            `yaml:"peer_defaults"`
 	Peers        map[string]Peer `yaml:"peers"`
 	Metrics      Metrics         `yaml:"metrics"`
@@ -101,6 +102,7 @@ type DNS struct {
 type Peer struct {
 	Allow  []federation.Protocol `yaml:"allow"`
 	Limits Limits                `yaml:"limits"`
+	Matrix PeerMatrix            `yaml:"matrix"`
 }
 
 // Limits bound what one peer can make this gateway do. Zero means "as in
@@ -132,6 +134,9 @@ func Default() *Config {
 		Mesh:  Mesh{Port: 4747},
 	}
 }
+
+// The sources that are answered where the configuration names none.
+var loopback = []Prefix{{netip.MustParsePrefix("127.0.0.0/8")}, {netip.MustParsePrefix("::1/128")}}
 
 // defaultMaxStanza is well above what clients send and what stock servers
 // accept from each other.
@@ -201,24 +206,39 @@ func (c *Config) complete() {
 			x.MaxStanza = defaultMaxStanza
 		}
 		if x.AllowFrom == nil {
-			x.AllowFrom = []Prefix{{netip.MustParsePrefix("127.0.0.0/8")}, {netip.MustParsePrefix("::1/128")}}
+			x.AllowFrom = loopback
 		}
 	}
+	c.Matrix.complete()
 	if len(c.Mesh.Peers) == 0 && len(c.Mesh.Listen) == 0 && !c.Mesh.Multicast {
 		c.Warnings = append(c.Warnings, NoPeerings)
 	}
-	if len(c.PeerDefaults.Allow) == 0 && !anyAllows(c.Peers) {
-		c.Warnings = append(c.Warnings, "peer_defaults: allow is empty and no peer has its own: nothing will cross (write allow: [xmpp])")
-	}
+	c.warnOfAllow()
 }
 
-func anyAllows(peers map[string]Peer) bool {
-	for _, p := range peers {
-		if len(p.Allow) > 0 {
-			return true
+// warnOfAllow warns of a protocol that runs and is allowed to nobody, and of one
+// that is allowed and does not run.
+func (c *Config) warnOfAllow() {
+	allowed := map[federation.Protocol]bool{}
+	for _, p := range append(slices.Collect(maps.Values(c.Peers)), c.PeerDefaults) {
+		for _, proto := range p.Allow {
+			allowed[proto] = true
 		}
 	}
-	return false
+	warn := func(format string, args ...any) { c.Warnings = append(c.Warnings, fmt.Sprintf(format, args...)) }
+	runs := c.Protocols()
+	if len(allowed) == 0 {
+		warn("peer_defaults: allow is empty and no peer has its own: nothing will cross (write allow: [%s])", runs[0])
+		return
+	}
+	for _, proto := range []federation.Protocol{federation.XMPP, federation.Matrix} {
+		switch run := slices.Contains(runs, proto); {
+		case run && !allowed[proto]:
+			warn("%s: no peer is allowed it: nothing of it will cross (write %s under allow, in peer_defaults or for a peer)", proto, proto)
+		case !run && allowed[proto]:
+			warn("%s is allowed to peers, but there is no section %s: nothing of it will cross", proto, proto)
+		}
+	}
 }
 
 // Policy returns what the peer of that petname may do: its own settings, then
@@ -236,6 +256,8 @@ func (c *Config) Policy(petname string) federation.Policy {
 	}
 	c.PeerDefaults.Limits.apply(&p.Limits)
 	own.Limits.apply(&p.Limits)
+	c.PeerDefaults.Matrix.apply(&p.Matrix)
+	own.Matrix.apply(&p.Matrix)
 	return p
 }
 
@@ -269,7 +291,22 @@ func (c *Config) Own() map[federation.Protocol][]string {
 	if c.XMPP != nil {
 		own[federation.XMPP] = slices.Concat(c.XMPP.Domains, c.XMPP.MUC)
 	}
+	if c.Matrix != nil {
+		own[federation.Matrix] = slices.Clone(c.Matrix.ServerNames)
+	}
 	return own
+}
+
+// Protocols returns those that this grid has a section for.
+func (c *Config) Protocols() []federation.Protocol {
+	var run []federation.Protocol
+	if c.XMPP != nil {
+		run = append(run, federation.XMPP)
+	}
+	if c.Matrix != nil {
+		run = append(run, federation.Matrix)
+	}
+	return run
 }
 
 // PeerNames returns the petnames that the file has settings for, sorted.

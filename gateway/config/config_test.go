@@ -36,15 +36,23 @@ func TestExampleLoads(t *testing.T) {
 
 	// Uncommenting every commented setting must load as well, and mean the
 	// defaults where it shows them.
-	full := strings.NewReplacer("  # server_ca:", "  server_ca:", "    # upstream:", "    upstream:", "  # listen: 127.0.0.1:9747", "  listen: 127.0.0.1:9747",
+	full := uncommented(b.String(), "# For Matrix, beside XMPP or instead of it:\n")
+	full = strings.NewReplacer("  # upstream_proxy:", "  upstream_proxy:", "  # listen: [127", "  listen: [127", "  # matrix:", "  matrix:", "#     matrix:", "    matrix:", "#       servers:", "      servers:",
+		"  # server_ca:", "  server_ca:", "    # upstream:", "    upstream:", "  # listen: 127.0.0.1:9747", "  listen: 127.0.0.1:9747",
 		"# peers:\n", "peers:\n", "#   bob:", "  bob:", "#     allow:", "    allow:", "#     limits:", "    limits:",
-		"  # limits:", "  limits:", "  #   ", "    ").Replace(b.String())
+		"  # limits:", "  limits:", "  #   ", "    ").Replace(full)
 	c, err = Parse("yggate.yaml", []byte(full), nil)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, full)
 	}
 	if got := c.Policy("anyone").Limits; got != federation.DefaultLimits() {
 		t.Errorf("the limits that the example shows as defaults are %+v, the defaults are %+v", got, federation.DefaultLimits())
+	}
+	if m := c.Matrix; m.Server != "http://127.0.0.1:8008" || m.Proxy.String() != "127.0.0.1:8118" || len(m.Listen) != 2 || m.MaxBody != 16<<20 {
+		t.Errorf("matrix = %+v", m)
+	}
+	if got := c.Policy("bob"); !got.Matrix.Servers["b.grid"] || !got.Matrix.DenyRooms["!id:spam.grid"] || got.Matrix.Custody {
+		t.Errorf("bob may over Matrix: %+v", got.Matrix)
 	}
 	if got := c.Policy("bob").Limits; got.MessagesPerSecond != 50 || got.Burst != 500 || got.TTL != 12*time.Hour || got.QueueItems != federation.DefaultLimits().QueueItems || got.Streams != federation.DefaultLimits().Streams {
 		t.Errorf("bob's limits = %+v", got)
@@ -54,6 +62,13 @@ func TestExampleLoads(t *testing.T) {
 			t.Errorf("the example does not show %q", key)
 		}
 	})
+}
+
+// uncommented makes a section of what stands as a comment under a heading.
+func uncommented(example, heading string) string {
+	before, rest, _ := strings.Cut(example, heading)
+	part, after, _ := strings.Cut(rest, "\n\n")
+	return before + strings.ReplaceAll("\n"+part, "\n# ", "\n") + "\n\n" + after
 }
 
 func allKeys(typ reflect.Type, each func(string)) {
@@ -241,7 +256,10 @@ func FuzzConfig(f *testing.F) {
 		var ps Problems
 		switch {
 		case err == nil:
-			if c.Name == "" || len(c.XMPP.Domains) == 0 || !c.XMPP.Listen.IsValid() || c.Mesh.Port == 0 {
+			x, m := c.XMPP, c.Matrix
+			if c.Name == "" || c.Mesh.Port == 0 || x == nil && m == nil ||
+				x != nil && (len(x.Domains) == 0 || !x.Listen.IsValid() || x.MaxStanza == 0) ||
+				m != nil && (len(m.ServerNames) == 0 || !m.Proxy.IsValid() && len(m.Listen) == 0 || m.MaxBody == 0) {
 				t.Fatalf("incomplete configuration loaded: %+v", c)
 			}
 		case !errors.As(err, &ps) || len(ps) == 0:

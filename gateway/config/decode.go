@@ -73,6 +73,10 @@ func (r *reader) value(n *yaml.Node, key string, dst reflect.Value) {
 		return
 	}
 	if n.Kind == yaml.ScalarNode && n.Style&yaml.TaggedStyle != 0 {
+		if at := r.from(n); roomID(at) {
+			r.note(Problem{r.file, n.Line, n.Column, "", unquoted(at)})
+			return
+		}
 		r.fail(n, key, "type tags (!) are not used here; remove it, or quote a value that begins with !")
 		return
 	}
@@ -93,6 +97,15 @@ func (r *reader) value(n *yaml.Node, key string, dst reflect.Value) {
 	default:
 		r.scalar(n, key, dst)
 	}
+}
+
+// from returns the text of a node's line from where the node begins.
+func (r *reader) from(n *yaml.Node) []byte {
+	if n.Line < 1 || n.Line > len(r.lines) {
+		return nil
+	}
+	line := []rune(r.lines[n.Line-1])
+	return []byte(string(line[min(n.Column-1, len(line)):])) // columns are characters
 }
 
 // empty reports a value that is not there: YAML takes what follows an unquoted #

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"text/template"
+
+	"github.com/yggate/yggate/federation"
 )
 
 //go:embed example.yaml.tmpl
@@ -17,10 +19,28 @@ type Example struct {
 	Name, State                      string
 	MeshPeers, MeshListen, Advertise []string
 	Multicast                        bool
-	Domains, MUC                     []string
-	Server, Listen                   string
-	DNS                              string // empty for hosts mode
-	Metrics                          string // empty for none
+	// XMPP, where there are Domains; else its section is a comment.
+	Domains, MUC   []string
+	Server, Listen string
+	DNS            string // empty for hosts mode
+	// Matrix, where there are ServerNames; else its section is a comment.
+	ServerNames  []string
+	MatrixServer string
+	MatrixProxy  string   // empty for none
+	MatrixListen []string // none, or where a homeserver without a proxy connects
+	Metrics      string   // empty for none
+}
+
+// Protocols are those that the example has a section for.
+func (e Example) Protocols() []string {
+	var run []string
+	if len(e.Domains) > 0 {
+		run = append(run, string(federation.XMPP))
+	}
+	if len(e.ServerNames) > 0 {
+		run = append(run, string(federation.Matrix))
+	}
+	return run
 }
 
 // ExampleDefaults is the example that documents the format.
@@ -29,16 +49,20 @@ func ExampleDefaults() Example {
 		Name: "riverside", State: "/var/lib/yggate",
 		Domains: []string{"a.grid"}, MUC: []string{"muc.a.grid"},
 		Server: "127.0.0.1:5269", Listen: "127.0.10.11:5269", DNS: "127.0.10.53:53",
+		MatrixServer: "http://127.0.0.1:8008", MatrixProxy: "127.0.0.1:8118",
 	}
 }
 
 // Write renders the commented file. Every value is quoted where YAML asks for it.
 func (e Example) Write(w io.Writer) error {
 	quoted := e
-	for _, s := range []*string{&quoted.Name, &quoted.State, &quoted.Server, &quoted.Listen, &quoted.DNS, &quoted.Metrics} {
+	for _, s := range []*string{
+		&quoted.Name, &quoted.State, &quoted.Server, &quoted.Listen, &quoted.DNS, &quoted.MatrixServer, &quoted.MatrixProxy, &quoted.Metrics,
+	} {
 		*s = scalarText(*s)
 	}
-	t, err := template.New("example").Funcs(template.FuncMap{"list": listText}).Parse(exampleText)
+	t := template.New("example")
+	_, err := t.Funcs(template.FuncMap{"list": listText, "commented": commented(t)}).Parse(exampleText)
 	if err == nil {
 		err = t.Execute(w, quoted)
 	}
@@ -46,6 +70,18 @@ func (e Example) Write(w io.Writer) error {
 		return fmt.Errorf("write example configuration: %w", err)
 	}
 	return nil
+}
+
+// commented renders a part of the example as what the reader may uncomment, with
+// names that show the form.
+func commented(t *template.Template) func(string, Example) (string, error) {
+	return func(part string, e Example) (string, error) {
+		e.Domains, e.MUC, e.ServerNames = []string{"a.grid"}, []string{"muc.a.grid"}, []string{"a.grid"}
+		var b strings.Builder
+		err := t.ExecuteTemplate(&b, part, e)
+		text := strings.TrimSuffix(b.String(), "\n")
+		return "# " + strings.ReplaceAll(text, "\n", "\n# ") + "\n", err
+	}
 }
 
 func listText(items []string) string {

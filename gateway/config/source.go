@@ -35,7 +35,8 @@ func (r *reader) read(src []byte, c *Config) {
 	doc, err := document(src)
 	if err != nil {
 		// A value that begins with @ or ` is a syntax error, at which the
-		// parser stops. Note each of them, take it as text, and look on.
+		// parser stops, and one with ! may be. Note each of them, take it as
+		// text, and look on.
 		if fixed := r.reserved(src); fixed != nil {
 			doc, err = document(fixed)
 		}
@@ -92,7 +93,7 @@ func (r *reader) notUTF8(src []byte) {
 }
 
 // reserved reports every value that begins with an unquoted @ or `, which YAML
-// reserves, and returns the text with a letter in their place; nil when there is
+// reserves, or with the ! of a room id, which it takes for a type, and returns the text with a letter in their place; nil when there is
 // none.
 func (r *reader) reserved(src []byte) []byte {
 	found := false
@@ -100,12 +101,7 @@ func (r *reader) reserved(src []byte) []byte {
 	for i, line := range lines {
 		for _, at := range reservedIn(line) {
 			found = true
-			word := line[at:]
-			if end := bytes.IndexAny(word, " \t,]}"); end > 0 {
-				word = word[:end]
-			}
-			r.problems = append(r.problems, Problem{r.file, i + 1, utf8.RuneCount(line[:at]) + 1, "",
-				fmt.Sprintf("a value must not begin with an unquoted %c; quote it: %q", line[at], word)})
+			r.problems = append(r.problems, Problem{r.file, i + 1, utf8.RuneCount(line[:at]) + 1, "", unquoted(line[at:])})
 			line[at] = 'x'
 		}
 	}
@@ -113,6 +109,22 @@ func (r *reader) reserved(src []byte) []byte {
 		return nil
 	}
 	return bytes.Join(lines, []byte("\n"))
+}
+
+// unquoted says what to do about a value that begins with a character that YAML
+// has for itself; rest is its line from there on.
+func unquoted(rest []byte) string {
+	word := rest
+	if end := bytes.IndexAny(word, " \t,]}"); end > 0 {
+		word = word[:end]
+	}
+	return fmt.Sprintf("a value must not begin with an unquoted %c; quote it: %q", rest[0], word)
+}
+
+// roomID says whether text that begins with ! may be meant as the id of a Matrix
+// room: a type tag of YAML's own has a second one.
+func roomID(text []byte) bool {
+	return len(text) > 1 && text[0] == '!' && text[1] != '!' && text[1] != ' '
 }
 
 // reservedIn returns where in a line values begin with a reserved character,
@@ -131,7 +143,7 @@ func reservedIn(line []byte) (at []int) {
 			quote = c
 		case c == '#' && spaced:
 			return at
-		case (c == '@' || c == '`') && begins:
+		case (c == '@' || c == '`' || c == '!' && roomID(line[i:])) && begins:
 			at = append(at, i)
 		}
 		if c != ' ' && c != '\t' {

@@ -28,7 +28,7 @@ const (
 var (
 	dialSchemes   = []string{"tcp", "tls", "quic", "ws", "wss", "unix", "socks", "sockstls"}
 	listenSchemes = []string{"tcp", "tls", "quic", "ws", "wss", "unix"}
-	protocols     = []string{string(federation.XMPP)}
+	protocols     = []string{string(federation.XMPP), string(federation.Matrix)}
 	petname       = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 )
 
@@ -54,8 +54,12 @@ func (c *Config) validate(r *reader) {
 	c.Mesh.validate(r)
 	if c.XMPP != nil {
 		c.XMPP.validate(r)
-	} else if !r.failed("xmpp") {
-		r.failAt("xmpp", "is missing; say which XMPP domains are yours and where their server is (`yggate init --print` shows an example)")
+	}
+	if c.Matrix != nil {
+		c.Matrix.validate(r)
+	}
+	if c.XMPP == nil && c.Matrix == nil && !r.failed("xmpp") && !r.failed("matrix") {
+		r.failAt("xmpp", "is missing, and so is matrix; say in one of them, or both, what is yours and where its server is (`yggate init --print` shows an example)")
 	}
 	c.PeerDefaults.validate(r, "peer_defaults")
 	for _, name := range c.PeerNames() {
@@ -148,8 +152,8 @@ func (x *XMPP) validate(r *reader) {
 		r.failAt("xmpp.domains", "is missing; list the domains of your server's users, as in [a.grid]")
 	}
 	seen := map[string]bool{}
-	r.domains("xmpp.domains", x.Domains, seen)
-	r.domains("xmpp.muc", x.MUC, seen)
+	r.names("xmpp.domains", federation.XMPP, x.Domains, seen)
+	r.names("xmpp.muc", federation.XMPP, x.MUC, seen)
 	if !r.failed("xmpp.server") {
 		if x.Server == "" {
 			r.failAt("xmpp.server", "is missing; say where your XMPP server takes s2s connections, as in 127.0.0.1:5269")
@@ -158,9 +162,7 @@ func (x *XMPP) validate(r *reader) {
 		}
 	}
 	r.address("xmpp.listen", x.Listen, true)
-	if x.AllowFrom != nil && len(x.AllowFrom) == 0 {
-		r.failAt("xmpp.allow_from", "is empty: not even your own server could connect; list its addresses or remove the key")
-	}
+	r.sources("xmpp.allow_from", x.AllowFrom)
 	if x.DNS != nil {
 		r.address("xmpp.dns.listen", x.DNS.Listen, true)
 		for i, u := range x.DNS.Upstream {
@@ -172,14 +174,22 @@ func (x *XMPP) validate(r *reader) {
 	}
 }
 
-// domains normalises a list in place and refuses what stands twice.
-func (r *reader) domains(key string, list []string, seen map[string]bool) {
+// sources refuses a list of them that nobody is on.
+func (r *reader) sources(key string, allow []Prefix) {
+	if allow != nil && len(allow) == 0 {
+		r.failAt(key, "is empty: not even your own server could connect; list its addresses or remove the key")
+	}
+}
+
+// names normalises a list of domains or server names in place and refuses what
+// stands twice.
+func (r *reader) names(key string, proto federation.Protocol, list []string, seen map[string]bool) {
 	for i, d := range list {
 		at := fmt.Sprintf("%s[%d]", key, i)
 		if r.failed(at) {
 			continue
 		}
-		norm, err := federation.NormalizeDomain(d)
+		norm, err := federation.NormalizeClaim(proto, d)
 		switch {
 		case err != nil:
 			r.failAt(at, "%v", err)
@@ -208,6 +218,7 @@ func (p *Peer) validate(r *reader, key string) {
 	for i, proto := range p.Allow {
 		r.oneOf(fmt.Sprintf("%s.allow[%d]", key, i), string(proto), protocols...)
 	}
+	p.Matrix.validate(r, key+".matrix")
 	l := p.Limits
 	for _, f := range []struct {
 		name string
