@@ -54,6 +54,9 @@ type Config struct {
 	Links     Links
 	// Outbox takes the transactions of peers with custody.
 	Outbox lane.Outbox
+	// Waiting says how many items of a lane of the Outbox wait for a peer. May be
+	// nil without custody.
+	Waiting func(peer federation.GridID, name lane.Name) int64
 	// Store remembers the signing keys of peers' servers.
 	Store *store.Store
 	// CA is what the homeserver trusts for peers' names.
@@ -105,6 +108,7 @@ func (c *Config) complete() error {
 // Its methods may be called concurrently.
 type Adapter struct {
 	cfg Config
+	out *outbound
 }
 
 // New checks the configuration.
@@ -112,5 +116,10 @@ func New(cfg Config) (*Adapter, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Adapter{cfg: cfg}, nil
+	a := &Adapter{cfg: cfg}
+	var err error
+	if a.out, err = newOutbound(&a.cfg); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
