@@ -66,7 +66,34 @@ const (
 type Policy struct {
 	Allow  map[Protocol]bool
 	Limits Limits
+	// Matrix narrows what Allow[Matrix] opens; it opens nothing by itself.
+	Matrix MatrixPolicy
 }
+
+// MatrixPolicy is what a peer may do over Matrix once it is allowed at all. Its
+// zero value has no exceptions.
+type MatrixPolicy struct {
+	// Servers are the only server names of the peer that take part, normalised;
+	// empty: all on which it holds the active claim.
+	Servers map[string]bool
+	// DenyServers are server names, normalised, that do not take part though the
+	// peer holds them. They win over Servers.
+	DenyServers map[string]bool
+	// DenyRooms are ids of rooms whose events and requests do not cross.
+	DenyRooms map[string]bool
+	// Custody has transactions for the peer wait on disk here while it cannot be
+	// reached, instead of being refused.
+	Custody bool
+}
+
+// AllowsServer says whether a normalised server name that the peer holds takes
+// part. Whether the peer holds it is the directory's to say.
+func (m *MatrixPolicy) AllowsServer(name string) bool {
+	return !m.DenyServers[name] && (len(m.Servers) == 0 || m.Servers[name])
+}
+
+// AllowsRoom says whether what concerns the room of that id may cross.
+func (m *MatrixPolicy) AllowsRoom(id string) bool { return !m.DenyRooms[id] }
 
 // Limits bound what one peer can make this gateway do. Each is per peer.
 type Limits struct {

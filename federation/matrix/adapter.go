@@ -105,6 +105,7 @@ func (c *Config) complete() error {
 // Its methods may be called concurrently.
 type Adapter struct {
 	cfg Config
+	in  *inbound
 }
 
 // New checks the configuration.
@@ -112,5 +113,10 @@ func New(cfg Config) (*Adapter, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Adapter{cfg: cfg}, nil
+	a := &Adapter{cfg: cfg}
+	var err error
+	if a.in, err = newInbound(&a.cfg); err != nil {
+		return nil, err
+	}
+	return a, nil
 }

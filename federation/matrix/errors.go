@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -17,6 +18,15 @@ var (
 	// cannot be reached or does not answer as one.
 	errHomeserver = mautrix.MUnknown.WithStatus(http.StatusBadGateway)
 )
+
+// errTooLarge ends a body that turned out to be larger than allowed.
+var errTooLarge = errors.New("the body is larger than allowed")
+
+// respond makes an answer with a text for the operator of the homeserver.
+func respond(e mautrix.RespError, text string) *mautrix.RespError {
+	e = e.WithMessage("%s", text)
+	return &e
+}
 
 // tooMany is M_LIMIT_EXCEEDED with when to try again, for those who read either
 // form of it.
