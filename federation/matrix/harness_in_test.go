@@ -222,6 +222,9 @@ func (w *inWorld) open(path string, change ...func(*Config)) {
 			w.t.Error(err)
 		}
 	})
+	if w.metrics == nil {
+		w.metrics = prometheus.NewRegistry()
+	}
 	ca, err := localca.Open(w.t.TempDir())
 	if err != nil {
 		w.t.Fatal(err)
@@ -241,6 +244,12 @@ func (w *inWorld) open(path string, change ...func(*Config)) {
 		w.t.Fatal(err)
 	}
 	w.a.in.keys.waits = 0
+}
+
+// reopen is a restart on a database that is open.
+func (w *inWorld) reopen(path string) {
+	w.metrics = prometheus.NewRegistry()
+	w.open(path, func(c *Config) { c.Metrics = w.metrics })
 }
 
 type lockedWriter struct {
