@@ -108,6 +108,7 @@ func (c *Config) complete() error {
 // Its methods may be called concurrently.
 type Adapter struct {
 	cfg Config
+	in  *inbound
 	out *outbound
 }
 
@@ -118,6 +119,9 @@ func New(cfg Config) (*Adapter, error) {
 	}
 	a := &Adapter{cfg: cfg}
 	var err error
+	if a.in, err = newInbound(&a.cfg); err != nil {
+		return nil, err
+	}
 	if a.out, err = newOutbound(&a.cfg); err != nil {
 		return nil, err
 	}

@@ -104,10 +104,7 @@ func parseTarget(raw string) (target, *mautrix.RespError) {
 	return t, nil
 }
 
-func unrecognized(text string) *mautrix.RespError {
-	e := mautrix.MUnrecognized.WithMessage("%s", text)
-	return &e
-}
+func unrecognized(text string) *mautrix.RespError { return respond(mautrix.MUnrecognized, text) }
 
 // checkBytes checks the request-target as a whole: origin-form (RFC 9112 §3.2.1)
 // of printable ASCII.
