@@ -24,6 +24,7 @@ const (
 	maxUnknown          = 16 // connections of unknown grid keys
 	maxUnknownSource    = 2  // of them from one node
 	maxPeerInbound      = 2  // connections of one peer; a new one ends the oldest
+	maxPeerLive         = 1  // beside them, for live requests; likewise
 	maxLearnt           = 4  // addresses remembered per peer
 
 	acceptPause = 100 * time.Millisecond
@@ -77,6 +78,7 @@ type inbound struct {
 	proof   federation.Proof
 	peer    federation.GridID // empty: an unknown grid key
 	name    string            // the peer's, for people
+	live    bool              // for live requests only
 	streams int
 	opened  time.Time
 	once    sync.Once
@@ -237,6 +239,11 @@ func (l *Links) register(in *inbound) error {
 	if err != nil {
 		return err
 	}
+	in.live = p != nil && in.conn.ConnectionState().ServerName == liveName
+	most := maxPeerInbound
+	if in.live {
+		most = maxPeerLive
+	}
 	var same []*inbound
 	unknown, unknownSource := 0, 0
 	for other := range l.inbound {
@@ -246,7 +253,7 @@ func (l *Links) register(in *inbound) error {
 			if other.remote == in.remote {
 				unknownSource++
 			}
-		case p != nil && other.peer == p.ID:
+		case p != nil && other.peer == p.ID && other.live == in.live:
 			same = append(same, other)
 		}
 	}
@@ -260,8 +267,8 @@ func (l *Links) register(in *inbound) error {
 		in.life = time.AfterFunc(untilExpiry(in.conn), in.close)
 		slices.SortFunc(same, func(a, b *inbound) int { return a.opened.Compare(b.opened) })
 		for i, other := range same {
-			// One node needs one connection; its older one is most likely dead.
-			if other.remote == in.remote || len(same)-i >= maxPeerInbound {
+			// One node needs one connection of a kind; its older one is most likely dead.
+			if other.remote == in.remote || len(same)-i >= most {
 				other.close()
 			}
 		}
@@ -280,7 +287,7 @@ func (l *Links) serveInbound(in *inbound) {
 		l.mu.Unlock()
 	}()
 	if in.peer != "" {
-		l.log.Info("peer connected", "peer", in.name, "transport", in.remote.Net, "node", in.remote.Node, "dir", "in")
+		l.log.Info("peer connected", "peer", in.name, "transport", in.remote.Net, "node", in.remote.Node, "dir", "in", "live", in.live)
 		l.Wake(in.peer)
 	}
 	srv := l.server(in)
@@ -292,7 +299,7 @@ func (l *Links) serveInbound(in *inbound) {
 	}
 	<-in.done
 	if in.peer != "" {
-		l.log.Info("peer disconnected", "peer", in.name, "transport", in.remote.Net, "node", in.remote.Node, "dir", "in")
+		l.log.Info("peer disconnected", "peer", in.name, "transport", in.remote.Net, "node", in.remote.Node, "dir", "in", "live", in.live)
 	}
 }
 

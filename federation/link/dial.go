@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -46,14 +47,15 @@ func requestURL(path string) string { return "https://" + authority + path }
 // reach shows only in its answers: a refusal comes with the first RoundTrip, and
 // Explain puts it into words. The caller closes the connection.
 func (l *Links) DialPinned(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*http.ClientConn, tls.ConnectionState, error) {
-	c, err := l.dial(ctx, addr, grid)
+	c, err := l.dial(ctx, addr, grid, "")
 	if err != nil {
 		return nil, tls.ConnectionState{}, err
 	}
 	return c.cc, c.tls.ConnectionState(), nil
 }
 
-func (l *Links) dial(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*pinned, error) {
+// dial is DialPinned; name says what the connection is for: liveName, or nothing.
+func (l *Links) dial(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey, name string) (*pinned, error) {
 	if addr.Port == 0 {
 		addr.Port = l.cfg.Port
 	}
@@ -68,7 +70,7 @@ func (l *Links) dial(ctx context.Context, addr transports.Addr, grid ed25519.Pub
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	c := &pinned{raw: raw, addr: addr}
-	c.tls = tls.Client(raw, l.clientTLS(t.Status().Self, raw.Remote(), grid, &c.proof))
+	c.tls = tls.Client(raw, l.clientTLS(t.Status().Self, raw.Remote(), grid, name, &c.proof))
 	tlsCtx, cancel := context.WithTimeout(ctx, l.cfg.Timing.Handshake)
 	defer cancel()
 	if err := c.tls.HandshakeContext(tlsCtx); err != nil {
@@ -199,7 +201,7 @@ var errNoAddress = errors.New("no address known on a network that this gateway s
 
 // connectTo dials one address.
 func (l *Links) connectTo(ctx context.Context, p *federation.Peer, addr transports.Addr) (*session, error) {
-	c, err := l.dial(ctx, addr, p.Key)
+	c, err := l.dial(ctx, addr, p.Key, "")
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +213,7 @@ func (l *Links) connectTo(ctx context.Context, p *federation.Peer, addr transpor
 		c.close()
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
-	return newSession(c, h, rtt), nil
+	return l.newSession(c, h, rtt), nil
 }
 
 // session is a live outbound connection on which a hello was answered.
@@ -221,18 +223,21 @@ type session struct {
 	ctx    context.Context // its cause says why the session ended
 	cancel context.CancelCauseFunc
 	expiry *time.Timer
+	l      *Links
+	asking atomic.Int32 // live requests that wait for a place
 
 	mu      sync.Mutex
 	ended   bool
 	streams map[*clientStream]struct{}
+	live    *liveDial // nil until there is a live request
 	rtt     time.Duration
 	skew    time.Duration
 }
 
 var errLost = errors.New("connection lost")
 
-func newSession(c *pinned, h *Hello, rtt time.Duration) *session {
-	s := &session{pinned: c, hello: h, streams: map[*clientStream]struct{}{}}
+func (l *Links) newSession(c *pinned, h *Hello, rtt time.Duration) *session {
+	s := &session{pinned: c, hello: h, streams: map[*clientStream]struct{}{}, l: l}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.answered(h, rtt)
 	s.expiry = time.AfterFunc(untilExpiry(c.tls), func() { s.cancel(errors.New("the peer's leaf has expired")) })
@@ -258,10 +263,11 @@ func (s *session) end(cause error) {
 	s.expiry.Stop()
 	s.mu.Lock()
 	s.ended = true
-	streams := s.streams
-	s.streams = nil
+	streams, live := s.streams, s.live
+	s.streams, s.live = nil, nil
 	s.mu.Unlock()
 	s.close()
+	live.close()
 	for st := range streams {
 		st.fail(cause)
 	}

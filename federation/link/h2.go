@@ -18,7 +18,7 @@ import (
 // connection's must hold the windows of all streams: otherwise one stalled body
 // blocks every other (golang.org/issue/54330).
 const (
-	receiveBudget = 12 << 20 // a peer's connection, of which it may have two
+	receiveBudget = 12 << 20 // a peer's connection, of which it may have three
 	minWindow     = 16 << 10
 	maxWindow     = 1 << 20
 	minStreams    = 8
@@ -89,8 +89,9 @@ func newClient(t Timing) *http.Transport {
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: peerHeader,
 		HTTP2: &http.HTTP2Config{
-			// Answers are small (acks, hellos) or come on streams that this side
-			// opened itself, maxClientStreams at most.
+			// Answers come on streams that this side opened itself, maxClientStreams at
+			// most: lanes and hellos are few, and live requests, on a connection of
+			// their own, are held back by places.
 			MaxReceiveBufferPerStream:     clientWindow,
 			MaxReceiveBufferPerConnection: clientWindow * maxClientStreams,
 			MaxReadFrameSize:              peerFrame,
@@ -102,7 +103,7 @@ func newClient(t Timing) *http.Transport {
 }
 
 const (
-	clientWindow     = 256 << 10
+	clientWindow     = 256 << 10 // what an answer may have in flight
 	maxClientStreams = 64
 )
 

@@ -5,7 +5,9 @@
 // direction. Both ends prove their grid by a leaf certificate that the grid key
 // signed (federation.VerifyChain), and the leaf must name the node address that
 // the transport has authenticated. A peer counts as up only once it has answered
-// a hello, and the hello is repeated as a heartbeat.
+// a hello, and the hello is repeated as a heartbeat. Live requests, whose bodies
+// may be long, go over a third and a fourth connection, which are there while they
+// are needed, so that neither lanes nor hellos wait behind bodies.
 //
 // What a grid key may reach follows from the Directory at every moment:
 //
@@ -86,6 +88,7 @@ type Timing struct {
 	RedialMax    time.Duration // longest pause
 	RedialRecent time.Duration // longest pause while a peer was up within the last hour
 	UnknownLife  time.Duration // of a connection from an unknown grid key
+	LiveIdle     time.Duration // a connection for live requests that has none is closed
 }
 
 func (t Timing) withDefaults() Timing {
@@ -104,6 +107,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.RedialMax, 5*time.Minute)
 	def(&t.RedialRecent, 5*time.Second)
 	def(&t.UnknownLife, 30*time.Second)
+	def(&t.LiveIdle, 2*time.Minute)
 	return t
 }
 
@@ -168,7 +172,11 @@ func New(cfg Config) (*Links, error) {
 }
 
 // Handle adds an endpoint that only active peers reach; call it before Run. The
-// pattern is that of http.ServeMux.
+// pattern is that of http.ServeMux. What is below /v1/http/ answers the live
+// requests of peers (RoundTrip): the context of such a request ends when the peer
+// gives it up or the connection is lost, and the handler must return soon after,
+// because until then it counts against the peer's streams. Its answer has no
+// trailers, and a header that is too large becomes 502 Bad Gateway.
 func (l *Links) Handle(pattern string, h http.Handler) { l.mux.Handle(pattern, h) }
 
 // Run accepts and keeps links until ctx is done, then closes them all and

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,16 @@ func (l *Links) servePeer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l.heard(p.ID)
-	l.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, p)))
+	r = r.WithContext(context.WithValue(r.Context(), peerKey{}, p))
+	switch live := strings.HasPrefix(r.URL.Path, livePrefix); {
+	case live != in.live:
+		// Lanes and hellos must not wait behind bodies.
+		http.Error(w, "live requests have a connection of their own, and it carries nothing else", http.StatusMisdirectedRequest)
+	case live:
+		l.serveLive(w, r)
+	default:
+		l.mux.ServeHTTP(w, r)
+	}
 }
 
 // serveUnknown serves a connection of any other grid key.

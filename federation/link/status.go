@@ -35,7 +35,8 @@ type PeerStatus struct {
 	ClockSkew time.Duration `json:"clock_skew_ns,omitempty"`
 	Epoch     uint64        `json:"epoch,omitempty"`
 	Software  string        `json:"software,omitempty"`
-	// Inbound is how many connections the peer has to this gateway.
+	// Inbound is how many connections the peer has to this gateway, without the
+	// one for live requests, which comes and goes.
 	Inbound   int       `json:"inbound"`
 	Attempts  int       `json:"attempts,omitempty"` // failed since it was last up
 	NextDial  time.Time `json:"next_dial,omitzero"`
@@ -47,7 +48,9 @@ func (l *Links) Status() []PeerStatus {
 	l.mu.Lock()
 	inbound := map[federation.GridID]int{}
 	for in := range l.inbound {
-		inbound[in.peer]++
+		if !in.live {
+			inbound[in.peer]++
+		}
 	}
 	var out []*outbound
 	for _, o := range l.outbound {

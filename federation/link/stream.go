@@ -15,6 +15,16 @@ import (
 // federation.ErrPeerDown when the link is down, and is ready for use when the
 // peer has accepted the lane. The stream ends with the link.
 func (l *Links) OpenLane(ctx context.Context, peer federation.GridID, name string) (io.ReadWriteCloser, error) {
+	s, err := l.session(ctx, peer)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(ctx, "/v1/lane/"+url.PathEscape(name))
+}
+
+// session returns the live session with a peer, federation.ErrPeerDown when there
+// is none.
+func (l *Links) session(ctx context.Context, peer federation.GridID) (*session, error) {
 	l.mu.Lock()
 	o := l.outbound[peer]
 	l.mu.Unlock()
@@ -28,10 +38,10 @@ func (l *Links) OpenLane(ctx context.Context, peer federation.GridID, name strin
 	// Event{Up: true} is being told: its hearers come first.
 	select {
 	case <-announced:
+		return s, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return s.open(ctx, "/v1/lane/"+url.PathEscape(name))
 }
 
 // clientStream is the opening end of a stream: one request, whose body carries

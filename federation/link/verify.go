@@ -89,13 +89,14 @@ func (l *Links) serverTLS(self, remote transports.Addr, proof *federation.Proof)
 }
 
 // clientTLS is the configuration for one dialled connection, pinned to a grid
-// key.
-func (l *Links) clientTLS(self, remote transports.Addr, grid ed25519.PublicKey, proof *federation.Proof) *tls.Config {
+// key. The name goes into the server name indication.
+func (l *Links) clientTLS(self, remote transports.Addr, grid ed25519.PublicKey, name string, proof *federation.Proof) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{alpn},
-		// No names and no authorities: VerifyConnection pins the grid key.
+		// No authorities, and the name proves nothing: VerifyConnection pins the grid key.
 		InsecureSkipVerify: true,
+		ServerName:         name,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return l.cfg.Leaf(self)
 		},
