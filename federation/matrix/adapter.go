@@ -125,5 +125,7 @@ func New(cfg Config) (*Adapter, error) {
 	if a.out, err = newOutbound(&a.cfg); err != nil {
 		return nil, err
 	}
+	a.in.awaitUp = a.out.wakes.awaitUp
+	a.in.lost = func(peer federation.GridID) { a.out.wakes.trouble(peer, "") }
 	return a, nil
 }

@@ -232,16 +232,3 @@ func (c *custody) notTaken(x *exchange, err error) *mautrix.RespError {
 	c.o.log.Warn("a transaction is not taken into custody", "peer", x.peer.Name, "server", x.name, "err", err)
 	return respond(mautrix.MUnknown.WithStatus(http.StatusServiceUnavailable), "the gateway cannot store the transaction now")
 }
-
-// GiveBack implements lane.Recipient for a transaction of the own homeserver that a
-// peer does not get. Matrix knows no bounce: the operator is told, and what never
-// left stays a dead letter, from which it can be sent again.
-func (a *Adapter) GiveBack(_ context.Context, peer *federation.Peer, it lane.Item, why error) error {
-	name := ""
-	if peer != nil {
-		name = peer.Name
-	}
-	a.out.metrics.custody.WithLabelValues(name, "out", "given_up").Inc()
-	a.out.log.Warn("a transaction in custody is given up; the homeserver believes that it has arrived", "peer", name, "server", it.Conv, "taken", it.At, "reason", why)
-	return nil
-}

@@ -42,6 +42,11 @@ type inbound struct {
 	order    *semaphore.Weighted // see orderMemory
 	server   *http.Transport     // to the homeserver and nowhere else
 	patience time.Duration       // senderPatience
+
+	// awaitUp waits a moment for the own side of the link to a peer.
+	awaitUp func(context.Context, federation.GridID)
+	// lost is told that the homeserver could not be reached for a peer.
+	lost func(federation.GridID)
 }
 
 func newInbound(cfg *Config) (*inbound, error) {
@@ -205,6 +210,10 @@ func onlyOwnKeys(now *federation.Snapshot, body []byte) *mautrix.RespError {
 
 // forward hands the request to the homeserver and its answer to the peer.
 func (x *incoming) forward(body []byte) *mautrix.RespError {
+	if isPeersWake(x.target) {
+		// The homeserver sends at once what waits.
+		x.in.awaitUp(x.r.Context(), x.peer.ID)
+	}
 	res, err := x.in.ask(x.r.Context(), x.r.Method, x.target.raw, x.name, x.r.Header, body)
 	if err != nil {
 		return x.noAnswer(err)
@@ -246,6 +255,7 @@ func (x *incoming) noAnswer(err error) *mautrix.RespError {
 	if errors.As(err, &e) && e.Timeout() {
 		return respond(errPeerDown, "the homeserver of "+x.name+" does not answer in time")
 	}
+	x.in.lost(x.peer.ID)
 	return respond(errHomeserver, "the homeserver of "+x.name+" cannot be reached by its gateway")
 }
 

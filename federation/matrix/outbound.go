@@ -112,7 +112,7 @@ func (x *exchange) serve() *mautrix.RespError {
 	if x.target, e = parseTarget(x.r.RequestURI); e != nil {
 		return e
 	}
-	if !x.target.allows(x.r.Method) && x.r.Method != http.MethodHead {
+	if !x.target.allows(x.r.Method) {
 		return respond(mautrix.MUnrecognized.WithStatus(http.StatusMethodNotAllowed), "no endpoint between servers knows this method")
 	}
 	if e := x.mayPass(now); e != nil {
@@ -176,13 +176,10 @@ func (x *exchange) mayPass(now *federation.Snapshot) *mautrix.RespError {
 		return respond(errPeerDown, "the peer "+peer.Name+", who holds "+x.name+", is "+string(peer.State))
 	}
 	policy := &x.peer.Policy.Matrix
-	switch {
-	case !policy.AllowsServer(x.name):
+	if !policy.AllowsServer(x.name) {
 		return respond(mautrix.MForbidden, "the operator of this gateway does not let "+x.name+" take part")
-	case x.target.room != "" && !policy.AllowsRoom(x.target.room):
-		return respond(mautrix.MForbidden, "the operator of this gateway does not let this room cross to "+x.peer.Name)
 	}
-	return nil
+	return denyRoom(policy, &x.target, nil)
 }
 
 // live sends the request over the link now, and passes the answer on as it comes.
@@ -277,22 +274,17 @@ func (x *exchange) pass(res *http.Response) *mautrix.RespError {
 		}
 	case "gzip":
 		x.w.Header().Del("Content-Length")
-		if x.r.Method != http.MethodHead {
-			unzipped, err := newGunzip(res.Body, maxUnzipped)
-			if err != nil {
-				clear(x.w.Header())
-				return respond(errHomeserver, "the gateway of "+x.peer.Name+" sent an answer that is not what it says (gzip)")
-			}
-			body = unzipped
+		unzipped, err := newGunzip(res.Body, maxUnzipped)
+		if err != nil {
+			clear(x.w.Header())
+			return respond(errHomeserver, "the gateway of "+x.peer.Name+" sent an answer that is not what it says (gzip)")
 		}
+		body = unzipped
 	default:
 		clear(x.w.Header())
 		return respond(errHomeserver, fmt.Sprintf("the gateway of %s sent an answer with the Content-Encoding %.20q, which was not asked for", x.peer.Name, enc))
 	}
 	x.w.WriteHeader(res.StatusCode)
-	if x.r.Method == http.MethodHead {
-		return nil
-	}
 	if err := x.copy(body, res.ContentLength < 0); err != nil {
 		// The status is out: only a broken connection says that the rest is missing.
 		x.o.log.Debug("an answer of a peer broke off", "peer", x.peer.Name, "endpoint", x.target.endpoint, "err", err)

@@ -396,16 +396,12 @@ func TestHeadAndExpect(t *testing.T) {
 		if v := r.Header.Get("Expect") + r.Header.Get("Trailer"); v != "" || len(r.Trailer) > 0 {
 			t.Errorf("on the link: %q %v", v, r.Trailer)
 		}
-		w.Header().Set("Content-Length", "5")
-		if r.Method == http.MethodHead {
-			return
-		}
 		fmt.Fprintf(w, "%05d", len(raw))
 	})
 	for _, h2 := range []bool{false, true} {
 		c := s.client(h2)
-		if res := s.do(c, http.MethodHead, "https://b.grid/_matrix/federation/v1/version", nil); res.StatusCode != http.StatusOK || res.ContentLength != 5 {
-			t.Errorf("HEAD: %s %d", res.Status, res.ContentLength)
+		if res := s.do(c, http.MethodHead, "https://b.grid/_matrix/federation/v1/version", nil); res.StatusCode != http.StatusMethodNotAllowed || res.body != "" {
+			t.Errorf("HEAD: %s %q", res.Status, res.body)
 		}
 		if res := s.do(c, http.MethodPut, "https://b.grid/_matrix/federation/v1/send/1", strings.NewReader("1234"), "Expect", "100-continue"); res.body != "00004" {
 			t.Errorf("Expect: %s %q", res.Status, res.body)

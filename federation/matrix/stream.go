@@ -12,29 +12,6 @@ import (
 // answer that it is sent.
 const bodyPatience = time.Minute
 
-// recorder knows what was answered, for metrics.
-type recorder struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *recorder) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *recorder) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	return w.ResponseWriter.Write(p)
-}
-
-// Unwrap is for http.ResponseController.
-func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 // body is the request's body, within its bound in bytes and in time.
 func (x *exchange) body() io.ReadCloser {
 	x.sent = &requestBody{ReadCloser: x.r.Body, left: x.o.cfg.MaxBody, ctl: http.NewResponseController(x.w)}
