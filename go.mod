@@ -31,6 +31,8 @@ require (
 	golang.org/x/time v0.16.0
 	// TCP over Yggdrasil without a TUN device, and so without root.
 	gvisor.dev/gvisor v0.0.0-20260905035102-160fafc42237
+	// Matrix: signatures, canonical JSON, errors in its form; clients in tests.
+	maunium.net/go/mautrix v0.27.0
 	// The whole state in one file.
 	modernc.org/sqlite v1.61.1
 	// Invites to be read from a screen.
@@ -47,8 +49,6 @@ require (
 	github.com/vishvananda/netlink v1.3.1
 	// The tunnel that the benchmark compares with.
 	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446
-	// Matrix clients that talk to the real homeservers.
-	maunium.net/go/mautrix v0.27.0
 	// XMPP clients that talk to the real servers.
 	mellium.im/sasl v0.3.2
 	mellium.im/xmlstream v0.15.4
@@ -75,6 +75,7 @@ require (
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/quic-go/quic-go v0.60.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/rs/xid v1.6.0 // indirect
 	github.com/rs/zerolog v1.35.0 // indirect
 	github.com/tidwall/gjson v1.18.0 // indirect
 	github.com/tidwall/match v1.1.1 // indirect

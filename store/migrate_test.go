@@ -85,6 +85,9 @@ func TestUpgradeOfEveryFrozenSchema(t *testing.T) {
 			if version >= 2 {
 				checkFrozenLanes(t, s)
 			}
+			if version >= 3 {
+				checkFrozenMatrix(t, s)
+			}
 		})
 	}
 }
@@ -138,6 +141,15 @@ func checkFrozenLanes(t *testing.T, s *Store) {
 	}
 	if d, err := s.Untold(ctx, "gridbbbb", 0, 10); err != nil || len(d) != 1 || d[0].Reason != "expired" || d[0].Died.UnixMilli() != 1795000000127 {
 		t.Errorf("dead %+v, %v", d, err)
+	}
+}
+
+func checkFrozenMatrix(t *testing.T, s *Store) {
+	t.Helper()
+	k, err := AllMatrixKeys(t.Context(), s.Read())
+	if err != nil || len(k) != 1 || k[0].Server != "bob.grid" || k[0].Peer != "gridbbbb" || k[0].Keys["ed25519:2"] != "bmV3" ||
+		k[0].ValidUntil.UnixMilli() != 1795086400000 || k[0].Changed.UnixMilli() != 1794990000000 || k[0].Before["ed25519:1"] != "b2xk" {
+		t.Errorf("matrix keys %+v, %v", k, err)
 	}
 }
 

@@ -217,6 +217,9 @@ func TestDurableCrosses(t *testing.T) {
 	}
 	a.die()
 	a.wake()
+	if n, other := a.now().Waiting("bob", Chat), a.now().Waiting("bob", Bulk); n != 300 || other != 0 {
+		t.Errorf("%d items wait on this lane and %d on another, want 300 and none", n, other)
+	}
 	a.put("bob", numbered(300, 400)...)
 	b.wake()
 	a.now().PeerUp("bob")
@@ -229,7 +232,7 @@ func TestDurableCrosses(t *testing.T) {
 	if got := b.hall.arrived(); !slices.Equal(got, numbered(0, 1000)) {
 		t.Errorf("got %d items, not 0 to 999 in order: %v", len(got), got)
 	}
-	waitFor(t, "an empty outbox", func() bool { return a.items(Chat, DirOut) == 0 })
+	waitFor(t, "an empty outbox", func() bool { return a.items(Chat, DirOut) == 0 && a.now().Waiting("bob", Chat) == 0 })
 	waitFor(t, "an empty inbox", func() bool { return b.items(Chat, DirIn) == 0 })
 	it := b.hall.items[0]
 	if it.Source == "" || it.At.IsZero() || time.Until(it.Expires) < 6*24*time.Hour {

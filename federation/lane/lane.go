@@ -29,6 +29,9 @@ const (
 	// Chat and Room are durable: messages between users, and those of group chats.
 	Chat Name = "chat"
 	Room Name = "room"
+	// Bulk is durable, too, for what is large and in no hurry: the transactions of
+	// homeservers, which would keep messages waiting.
+	Bulk Name = "bulk"
 )
 
 // Item is one thing to carry: a stanza, a publication, a bridged event.

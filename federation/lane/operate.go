@@ -46,6 +46,20 @@ func (d *Durable) Status(ctx context.Context) []Status {
 	return all
 }
 
+// Waiting returns how many items of a lane to a peer are not acknowledged yet, those
+// on their way to the disk included.
+func (d *Durable) Waiting(peer federation.GridID, name Name) int64 {
+	d.mu.Lock()
+	l := d.out[laneKey{peer, name}]
+	d.mu.Unlock()
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.row.Items + int64(l.queued)
+}
+
 func (l *outLane) status(ctx context.Context) Status {
 	l.mu.Lock()
 	row, streaming := l.row, l.tail.keep

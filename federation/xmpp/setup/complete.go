@@ -61,7 +61,7 @@ func Complete(server string, p Params, s Standalone) ([]File, error) {
 				data.Options += f.Text
 			}
 		}
-		base, err := render("complete/inetrc.tmpl", data)
+		base, err := templates.Render("complete/inetrc.tmpl", data)
 		if err != nil {
 			return nil, err
 		}
@@ -72,7 +72,7 @@ func Complete(server string, p Params, s Standalone) ([]File, error) {
 		text := strings.ReplaceAll(g.Text(dropIn), `"/etc/hosts"`, `"`+path.Join(s.Dir, "hosts")+`"`)
 		out = append(out, File{"conf.d/" + path.Base(dropIn), text})
 	}
-	text, err := render("complete/"+main+".tmpl", data)
+	text, err := templates.Render("complete/"+main+".tmpl", data)
 	if err != nil {
 		return nil, err
 	}
