@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -15,10 +16,6 @@ import (
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/store"
 )
-
-// kindXMPP is how lane numbers XMPP in the tables and on the wire. No other kind
-// is served yet.
-const kindXMPP = 1
 
 // deadLetters answers the commands about items that were given up.
 type deadLetters struct {
@@ -99,7 +96,7 @@ func (d *deadLetters) show(ctx context.Context, id string, body bool) (admin.Ite
 	}
 	out := d.describe(&letter)
 	if body {
-		out.Body = string(letter.Body)
+		out.Body = bodyText(out.Protocol, letter.Body)
 	}
 	return out, nil
 }
@@ -114,8 +111,8 @@ func (d *deadLetters) retry(ctx context.Context, id string) (admin.Done, error) 
 		return admin.Done{}, err
 	}
 	name, peer := fmt.Sprintf("dead/%d", letter.Row), d.g.peerName(federation.GridID(letter.Peer))
-	if letter.Kind != kindXMPP {
-		return admin.Done{}, fmt.Errorf("%s is of a protocol that this version does not carry", name)
+	if proto := lane.ProtocolOf(letter.Kind); e.explain[proto] == nil {
+		return admin.Done{}, fmt.Errorf("%s is of a protocol that this gateway does not run (%s)", name, cmp.Or(string(proto), "unknown"))
 	}
 	if err := requeue(ctx, e.durable, &letter); err != nil {
 		return admin.Done{}, fmt.Errorf("put %s into the queue to %s: %w; it is kept as it was%s", name, peer, err, requeueFix(err, peer))
@@ -136,7 +133,7 @@ func (d *deadLetters) retry(ctx context.Context, id string) (admin.Done, error) 
 // requeue puts a letter on its lane and waits until it is on disk. It may wait for
 // as long as it was to wait at first.
 func requeue(ctx context.Context, to lane.Outbox, letter *store.Dead) error {
-	it := lane.Item{ID: letter.ID, Kind: federation.XMPP, Conv: letter.Conv, Body: letter.Body}
+	it := lane.Item{ID: letter.ID, Kind: lane.ProtocolOf(letter.Kind), Conv: letter.Conv, Body: letter.Body}
 	if life := letter.Expires.Sub(letter.At); !letter.Expires.IsZero() && life > 0 {
 		it.Expires = time.Now().Add(life)
 	}
@@ -186,10 +183,8 @@ func (d *deadLetters) describe(l *store.Dead) admin.Item {
 		Taken: l.At, Expires: l.Expires,
 		Dead: &admin.Dead{ID: l.Row, Reason: l.Reason, Detail: l.Detail, Died: l.Died, Told: l.Told},
 	}
-	if l.Kind == kindXMPP {
-		out.Protocol = string(federation.XMPP)
-	}
-	describeStanza(&out, l.Body)
+	out.Protocol = string(lane.ProtocolOf(l.Kind))
+	describeBody(&out, l.Body)
 	return out
 }
 

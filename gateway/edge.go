@@ -12,6 +12,7 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/link"
+	"github.com/yggate/yggate/federation/matrix"
 	"github.com/yggate/yggate/gateway/config"
 	"github.com/yggate/yggate/transports"
 	"github.com/yggate/yggate/transports/ygg"
@@ -28,7 +29,8 @@ type edge struct {
 	links   *link.Links
 	lanes   *lane.Memory
 	durable *lane.Durable
-	xmpp    *xmppEdge // nil: this grid has no XMPP
+	xmpp    *xmppEdge       // nil: this grid has no XMPP
+	matrix  *matrix.Adapter // nil: this grid has no Matrix
 	// explain has, for each protocol that runs, what says where an address of it
 	// would go.
 	explain map[federation.Protocol]func(address string) []federation.Hop
@@ -55,6 +57,12 @@ func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
 		}
 		handlers[federation.XMPP], recipients[federation.XMPP] = e.xmpp.adapter, e.xmpp.adapter
 	}
+	if conf.Matrix != nil {
+		if err := e.newMatrix(conf); err != nil {
+			return nil, err
+		}
+		recipients[federation.Matrix] = e.matrix
+	}
 	e.lanes = lane.NewMemory(lane.MemoryConfig{
 		Streams: e.links, Directory: g.registry.Directory(), Log: g.log, Metrics: e.registry,
 		Handlers: handlers,
@@ -67,6 +75,9 @@ func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
 	}
 	if e.xmpp != nil {
 		e.xmpp.adapter.Connect(e.lanes, e.durable, e.xmpp.streams)
+	}
+	if e.matrix != nil {
+		e.matrix.Connect(e.durable)
 	}
 	return e, nil
 }
@@ -114,6 +125,9 @@ func (e *edge) run(ctx context.Context) error {
 	if e.xmpp != nil {
 		e.xmpp.run(part)
 	}
+	if e.matrix != nil {
+		part("matrix", e.matrix.Run)
+	}
 	part("last heard", e.keepHeard)
 	return parts.Wait()
 }
@@ -128,6 +142,9 @@ func (e *edge) linkChanged(ev link.Event) {
 		if e.xmpp != nil {
 			e.xmpp.adapter.PeerUp(ev.Peer, ev.Epoch)
 		}
+		if e.matrix != nil {
+			e.matrix.PeerUp(ev.Peer)
+		}
 		e.g.pairing.Wake(ev.Peer)
 		return
 	}
@@ -135,6 +152,9 @@ func (e *edge) linkChanged(ev link.Event) {
 	e.durable.PeerDown(ev.Peer)
 	if e.xmpp != nil {
 		e.xmpp.adapter.PeerDown(ev.Peer)
+	}
+	if e.matrix != nil {
+		e.matrix.PeerDown(ev.Peer)
 	}
 }
 

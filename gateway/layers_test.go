@@ -27,7 +27,7 @@ var (
 
 	vocabulary = list(ground, "federation")
 	below      = list(vocabulary, exchange...) // what adapters stand on
-	protocols  = list(list(list(below, adapters...), xmpp...), "federation/matrix/setup", "federation/localca")
+	protocols  = list(list(list(below, adapters...), xmpp...), "federation/matrix/setup", "federation/guide", "federation/localca")
 )
 
 // layers says what each package may import of ours; tests is what its test files
@@ -65,7 +65,7 @@ var layers = merge(
 		},
 		"gateway/admin":                       {may: vocabulary},
 		"gateway/config":                      {may: vocabulary},
-		"gateway/internal/peertest":           {may: []string{"federation/matrix/setup", "federation/xmpp/setup", "gateway/admin"}},
+		"gateway/internal/peertest":           {may: []string{"federation/guide", "federation/matrix/setup", "federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
 		"gateway/internal/bench":              {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},

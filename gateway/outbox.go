@@ -11,6 +11,7 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/link"
+	"github.com/yggate/yggate/federation/matrix"
 	"github.com/yggate/yggate/federation/xmpp/frame"
 	"github.com/yggate/yggate/gateway/admin"
 )
@@ -191,7 +192,7 @@ func (g *gateway) queued(ctx context.Context, name itemName, body bool) (admin.I
 	}
 	out := g.describeQueued(&q)
 	if body {
-		out.Body = string(q.Item.Body)
+		out.Body = bodyText(out.Protocol, q.Item.Body)
 	}
 	return out, nil
 }
@@ -271,20 +272,33 @@ func (g *gateway) describeQueued(q *lane.Queued) admin.Item {
 		Name: fmt.Sprintf("%s/%d", q.Lane, q.Seq), Peer: g.peerName(q.Peer), Lane: string(q.Lane), Seq: q.Seq,
 		Protocol: string(q.Item.Kind), Taken: q.Item.At, Expires: q.Item.Expires, Sent: q.Sent,
 	}
-	describeStanza(&out, q.Item.Body)
+	describeBody(&out, q.Item.Body)
 	return out
 }
 
-// describeStanza tells what the first tag says, and nothing of what is within.
-func describeStanza(out *admin.Item, body []byte) {
+// describeBody tells whose an item is and whom it is for, and nothing of what is
+// within. What cannot be read is shown without that; it was read before it was put.
+func describeBody(out *admin.Item, body []byte) {
 	out.Bytes = len(body)
-	if out.Protocol != string(federation.XMPP) {
-		return
+	switch out.Protocol {
+	case string(federation.XMPP):
+		if top, err := frame.ParseTop(body); err == nil {
+			out.Stanza, out.Type, out.ID = string(top.Name), string(top.Type), string(top.ID)
+			out.From, out.To = string(top.From), string(top.To)
+		}
+	case string(federation.Matrix):
+		if t, err := matrix.ReadTransaction(body); err == nil {
+			out.Stanza, out.ID, out.From, out.To = "transaction", t.ID, t.Origin, t.Server
+		}
 	}
-	top, err := frame.ParseTop(body)
-	if err != nil {
-		return // shown without addresses; it was parsed before it was put
+}
+
+// bodyText is what stands in an item, for people.
+func bodyText(protocol string, body []byte) string {
+	if protocol == string(federation.Matrix) {
+		if t, err := matrix.ReadTransaction(body); err == nil {
+			return string(t.Body)
+		}
 	}
-	out.Stanza, out.Type, out.ID = string(top.Name), string(top.Type), string(top.ID)
-	out.From, out.To = string(top.From), string(top.To)
+	return string(body)
 }

@@ -39,6 +39,9 @@ func (g *gateway) status(ctx context.Context) admin.Status {
 				st.Streams = append(st.Streams, admin.Stream{Dir: s.Dir, From: s.From, To: s.To, State: s.State, Since: s.Since, LastError: s.Err})
 			}
 		}
+		if e.matrix != nil {
+			st.Matrix = g.matrixStatus(e.matrix)
+		}
 	}
 	if leaf, err := g.identity.Leaf(g.meshAddr()); err != nil {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("the certificate of this node cannot be issued: %v", err))

@@ -116,7 +116,7 @@ type made struct {
 	Fingerprint string `json:"fingerprint"`
 	Recovery    string `json:"recovery"`
 
-	xmpp bool // there is an XMPP server to set up
+	xmpp, matrix bool // there is an XMPP server, or a homeserver, to set up
 }
 
 func initialise(sh *shell, f *flags, e config.Example) error {
@@ -138,7 +138,7 @@ func initialise(sh *shell, f *flags, e config.Example) error {
 	if _, err := federation.CreateKeyFile(c.MeshKey()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery, c.XMPP != nil}
+	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery, c.XMPP != nil, c.Matrix != nil}
 	if f.json {
 		return printJSON(sh.out, m)
 	}
@@ -181,6 +181,9 @@ func (m made) tell(sh *shell) {
 	steps := []string{fmt.Sprintf("Look through %s, then: yggate check%s", m.Config, conf)}
 	if m.xmpp {
 		steps = append(steps, fmt.Sprintf("yggate setup ejabberd%s   (or prosody), and add the lines it prints", conf))
+	}
+	if m.matrix {
+		steps = append(steps, fmt.Sprintf("yggate setup dendrite%s   (or synapse, conduit, ejabberd-matrix), and add the lines it prints", conf))
 	}
 	fmt.Fprintln(sh.out, "Next:")
 	for i, step := range append(steps, "yggate serve"+conf) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,6 +128,9 @@ func tellStatus(sh *shell, st admin.Status) error {
 	if err := section(w, []string{"XMPP STREAM", "DIR", "STATE"}, rows); err != nil {
 		return err
 	}
+	if err := section(w, []string{"MATRIX SERVER", "PEER", "REACHED", "KEYS", ""}, matrixRows(st.Matrix)); err != nil {
+		return err
+	}
 	rows = nil
 	for _, l := range st.Leaves {
 		rows = append(rows, []string{l.Address, short(time.Until(l.Expires))})
@@ -138,6 +143,46 @@ func tellStatus(sh *shell, st admin.Status) error {
 		rows = append(rows, []string{d.Domain, d.Peer, assignCommand(d)})
 	}
 	return section(w, []string{"CONFLICT", "CLAIMED BY", "DECIDE WITH"}, rows)
+}
+
+// matrixRows is a row for each server name of a peer that is known.
+func matrixRows(m *admin.Matrix) [][]string {
+	if m == nil {
+		return nil
+	}
+	type server struct{ peer, reached, keys, note string }
+	servers := map[string]*server{}
+	of := func(name, peer string) *server {
+		if servers[name] == nil {
+			servers[name] = &server{peer: peer, reached: "no", keys: "none yet"}
+		}
+		return servers[name]
+	}
+	for _, k := range m.Keys {
+		s := of(k.Server, k.Peer)
+		if len(k.Keys) > 0 {
+			s.keys = strings.Join(slices.Sorted(maps.Keys(k.Keys)), " ")
+		}
+		s.note = k.Problem
+		if !k.Changed.IsZero() {
+			s.note = fmt.Sprintf("its keys changed %s ago, before: %s", short(time.Since(k.Changed)), strings.Join(slices.Sorted(maps.Keys(k.Before)), " "))
+		}
+	}
+	for _, wake := range m.Wakes {
+		s := of(wake.Server, wake.Peer)
+		if !wake.Reached.IsZero() {
+			s.reached = short(time.Since(wake.Reached)) + " ago"
+		}
+		if wake.Problem != "" {
+			s.note = wake.Problem
+		}
+	}
+	var rows [][]string
+	for _, name := range slices.Sorted(maps.Keys(servers)) {
+		s := servers[name]
+		rows = append(rows, []string{name, s.peer, s.reached, s.keys, s.note})
+	}
+	return rows
 }
 
 // storeLine is how the database is; what to do stands in the warnings.

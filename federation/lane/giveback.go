@@ -273,12 +273,12 @@ func (d *Durable) tell(ctx context.Context, dead []store.Dead) (told int, err er
 	var rows []int64
 	for i := range dead {
 		l := &dead[i]
-		to := d.cfg.Recipients[protocolOf(l.Kind)]
+		to := d.cfg.Recipients[ProtocolOf(l.Kind)]
 		if to == nil { // the operator took the protocol out of the configuration
 			d.cfg.Log.Warn("the sender of an item that was given up cannot be told: its protocol is not served any more",
-				"peer", d.peerName(federation.GridID(l.Peer)), "proto", string(protocolOf(l.Kind)), "id", fmt.Sprintf("dead/%d", l.Row))
+				"peer", d.peerName(federation.GridID(l.Peer)), "proto", string(ProtocolOf(l.Kind)), "id", fmt.Sprintf("dead/%d", l.Row))
 		} else {
-			it := Item{ID: l.ID, Kind: protocolOf(l.Kind), Conv: l.Conv, At: l.At, Expires: l.Expires, Body: l.Body}
+			it := Item{ID: l.ID, Kind: ProtocolOf(l.Kind), Conv: l.Conv, At: l.At, Expires: l.Expires, Body: l.Body}
 			peer := d.cfg.Directory.Now().Peer(federation.GridID(l.Peer))
 			if err = to.GiveBack(ctx, peer, it, reasonError(l.Reason, l.Detail)); err != nil {
 				err = fmt.Errorf("give back an item for %s: %w", d.peerName(federation.GridID(l.Peer)), err)

@@ -28,7 +28,7 @@ type conv struct {
 
 // enqueue puts an item behind those of its conversation. It needs l.mu.
 func (l *inLane) enqueue(it *inItem) {
-	kind := protocolOf(it.Kind)
+	kind := ProtocolOf(it.Kind)
 	key := string(kind) + " " + it.Conv
 	c := l.convs[key]
 	if c == nil {
@@ -41,7 +41,9 @@ func (l *inLane) enqueue(it *inItem) {
 	l.bytes += it.Size()
 }
 
-func protocolOf(kind int64) federation.Protocol {
+// ProtocolOf returns the protocol that has a number in the tables and on the wire, or
+// "" for one that this version does not know.
+func ProtocolOf(kind int64) federation.Protocol {
 	if kind < 0 || kind >= int64(len(kindName)) {
 		return ""
 	}

@@ -121,7 +121,7 @@ func (d *Durable) Queued(ctx context.Context, peer federation.GridID, limit int)
 func (l *outLane) listed(it *store.LaneItem, sent journal.Pos) Queued {
 	return Queued{
 		Peer: l.key.peer, Lane: l.key.name, Seq: it.Pos.Seq, Sent: !journal.Pos(it.Pos).After(sent),
-		Item: Item{ID: it.ID, Kind: protocolOf(it.Kind), Conv: it.Conv, At: it.At, Expires: it.Expires, Body: it.Body},
+		Item: Item{ID: it.ID, Kind: ProtocolOf(it.Kind), Conv: it.Conv, At: it.At, Expires: it.Expires, Body: it.Body},
 	}
 }
 

@@ -48,15 +48,17 @@ type Links interface {
 	RoundTrip(ctx context.Context, peer federation.GridID, req *http.Request) (*http.Response, error)
 }
 
+// Outbox takes the transactions of peers with custody; lane.Durable is one.
+type Outbox interface {
+	lane.Outbox
+	// Waiting says how many items of a lane wait for a peer.
+	Waiting(peer federation.GridID, name lane.Name) int64
+}
+
 // Config is what an Adapter works with. Fields without a remark are required.
 type Config struct {
 	Directory *federation.Directory
 	Links     Links
-	// Outbox takes the transactions of peers with custody.
-	Outbox lane.Outbox
-	// Waiting says how many items of a lane of the Outbox wait for a peer. May be
-	// nil without custody.
-	Waiting func(peer federation.GridID, name lane.Name) int64
 	// Store remembers the signing keys of peers' servers.
 	Store *store.Store
 	// CA is what the homeserver trusts for peers' names.
@@ -86,8 +88,8 @@ const DefaultMaxBody = 16 << 20
 
 func (c *Config) complete() error {
 	switch {
-	case c.Directory == nil || c.Links == nil || c.Outbox == nil || c.Store == nil || c.CA == nil || c.Server == nil:
-		return errors.New("matrix adapter: a directory, links, an outbox, a store, a CA and a homeserver are required")
+	case c.Directory == nil || c.Links == nil || c.Store == nil || c.CA == nil || c.Server == nil:
+		return errors.New("matrix adapter: a directory, links, a store, a CA and a homeserver are required")
 	case !c.Proxy.IsValid() && len(c.Listen) == 0:
 		return errors.New("matrix adapter: neither a proxy nor a listener: the homeserver cannot reach anyone")
 	}
@@ -129,3 +131,7 @@ func New(cfg Config) (*Adapter, error) {
 	a.in.lost = func(peer federation.GridID) { a.out.wakes.trouble(peer, "") }
 	return a, nil
 }
+
+// Connect gives the Adapter the lanes, which need it to be made. Call it once, before
+// Run and before either side is started.
+func (a *Adapter) Connect(outbox Outbox) { a.out.outbox = outbox }

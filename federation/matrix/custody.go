@@ -75,6 +75,9 @@ func must[T any](v T, err error) T {
 	return v
 }
 
+// maxShown bounds a transaction that is read for people: what matrix.max_body may be.
+const maxShown = 64 << 20
+
 // errNoItem is a transaction that no item can hold.
 var errNoItem = errors.New("the transaction is too large for custody")
 
@@ -126,6 +129,30 @@ func decodeTransaction(raw []byte, limit int64) (t transaction, err error) {
 	}
 	t.Gzip = false
 	return t, nil
+}
+
+// Transaction is a transaction in custody, for people.
+type Transaction struct {
+	// Origin is the server that it says to be from, Server the one it is for.
+	Origin, Server string
+	ID             string // the transaction id that Origin gave it
+	Body           []byte // as it was signed
+}
+
+// ReadTransaction reads the body of an item. Nothing in it has been verified.
+func ReadTransaction(item []byte) (*Transaction, error) {
+	t, err := decodeTransaction(item, maxShown)
+	if err != nil {
+		return nil, err
+	}
+	out := &Transaction{Server: t.Server, Body: t.Body}
+	if where, e := parseTarget(t.Target); e == nil {
+		out.ID = where.txn
+	}
+	if p, err := parseXMatrix([]string{t.Auth}); err == nil {
+		out.Origin = p.origin
+	}
+	return out, nil
 }
 
 // id names a transaction for good: one that the homeserver sends again is the same,
@@ -193,7 +220,7 @@ func (c *custody) take(x *exchange) (done bool, _ *mautrix.RespError) {
 
 // live has a transaction that was read already sent at once, if nothing waits.
 func (c *custody) live(x *exchange, body []byte) *mautrix.RespError {
-	if waiting := c.o.cfg.Waiting; waiting != nil && waiting(x.peer.ID, custodyLane) > 0 {
+	if c.o.outbox.Waiting(x.peer.ID, custodyLane) > 0 {
 		return respond(mautrix.MUnknown.WithStatus(http.StatusServiceUnavailable), "the transaction is too large to wait on disk, and others wait before it for "+x.peer.Name)
 	}
 	x.end() // of the body on the connection
@@ -204,7 +231,7 @@ func (c *custody) live(x *exchange, body []byte) *mautrix.RespError {
 // put returns when the item is on disk.
 func (c *custody) put(ctx context.Context, peer *federation.Peer, it lane.Item) error {
 	stored := make(chan error, 1)
-	if err := c.o.cfg.Outbox.Put(ctx, peer.ID, custodyLane, func(err error) { stored <- err }, it); err != nil {
+	if err := c.o.outbox.Put(ctx, peer.ID, custodyLane, func(err error) { stored <- err }, it); err != nil {
 		return err
 	}
 	select {

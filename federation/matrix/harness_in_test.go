@@ -22,7 +22,6 @@ import (
 	mautrixfed "maunium.net/go/mautrix/federation"
 
 	"github.com/yggate/yggate/federation"
-	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/store"
 )
@@ -154,12 +153,6 @@ func (h *homeserver) requests() []seenRequest {
 	return append([]seenRequest(nil), h.seen...)
 }
 
-type noOutbox struct{}
-
-func (noOutbox) Put(context.Context, federation.GridID, lane.Name, func(error), ...lane.Item) error {
-	return lane.ErrFull
-}
-
 var (
 	aliceKey = mautrixfed.GenerateSigningKey()
 	carolKey = mautrixfed.GenerateSigningKey()
@@ -234,7 +227,7 @@ func (w *inWorld) open(path string, change ...func(*Config)) {
 		w.t.Fatal(err)
 	}
 	cfg := Config{
-		Directory: w.dir, Links: w.keys, Outbox: noOutbox{}, Store: s, CA: ca, Server: home, Proxy: netip.MustParseAddrPort("127.0.0.1:8118"),
+		Directory: w.dir, Links: w.keys, Store: s, CA: ca, Server: home, Proxy: netip.MustParseAddrPort("127.0.0.1:8118"),
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: w.log}, nil)), Metrics: w.metrics,
 	}
 	for _, f := range change {

@@ -78,7 +78,7 @@ func newSide(t *testing.T, change ...func(*Config)) *side {
 	}
 	t.Cleanup(func() { db.Close() })
 	cfg := Config{
-		Directory: s.dir, Links: s.links, Outbox: s.outbox, Waiting: s.outbox.waiting, Store: db, CA: s.ca, Server: server,
+		Directory: s.dir, Links: s.links, Store: db, CA: s.ca, Server: server,
 		Proxy: netip.MustParseAddrPort("127.0.0.1:1"), Metrics: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -88,6 +88,7 @@ func newSide(t *testing.T, change ...func(*Config)) *side {
 	if s.a, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	s.a.Connect(s.outbox)
 	s.a.out.wakes.pace = pace{time.Millisecond, 5 * time.Millisecond, time.Hour, time.Millisecond}
 	s.start()
 	return s
@@ -231,7 +232,7 @@ func (f *fakeOutbox) Put(_ context.Context, _ federation.GridID, name lane.Name,
 	return nil
 }
 
-func (f *fakeOutbox) waiting(federation.GridID, lane.Name) int64 {
+func (f *fakeOutbox) Waiting(federation.GridID, lane.Name) int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.wait

@@ -30,6 +30,7 @@ type outbound struct {
 	tls      *tls.Config
 	arrivals *handoff
 	wakes    *wakes
+	outbox   Outbox // from Connect
 	custody  *custody
 	handlers handlers
 	// sometimes is for warnings that one fault would cause by the thousand.

@@ -24,6 +24,7 @@ type Status struct {
 	Transports []transports.Status `json:"transports"`
 	Peers      []Peer              `json:"peers"`
 	Streams    []Stream            `json:"streams"`
+	Matrix     *Matrix             `json:"matrix,omitempty"` // where it runs
 	Conflicts  []Domain            `json:"conflicts,omitempty"`
 	Store      Store               `json:"store"`
 	// Untold are the dead letters whose senders have not been told, by peer.
@@ -120,7 +121,7 @@ type Item struct {
 	// Sent says that it is on its way: the peer may have it.
 	Sent bool `json:"sent"`
 
-	// What the first tag of the stanza says.
+	// What the first tag of the stanza says, or the head of a Matrix transaction.
 	Stanza string `json:"stanza,omitempty"` // message
 	Type   string `json:"type,omitempty"`
 	From   string `json:"from,omitempty"`
@@ -148,6 +149,35 @@ type Stream struct {
 	State     string    `json:"state"` // open, opening or down
 	Since     time.Time `json:"since,omitzero"`
 	LastError string    `json:"last_error,omitempty"`
+}
+
+// Matrix is how things stand with peers' homeservers.
+type Matrix struct {
+	Server string       `json:"server"` // the own homeserver
+	Keys   []MatrixKeys `json:"keys"`
+	Wakes  []MatrixWake `json:"wakes"`
+}
+
+// MatrixKeys are the signing keys of a peer's server, by key id, as they were seen.
+type MatrixKeys struct {
+	Peer       string            `json:"peer"`
+	Server     string            `json:"server"`
+	Keys       map[string]string `json:"keys"`
+	Fetched    time.Time         `json:"fetched,omitzero"`
+	ValidUntil time.Time         `json:"valid_until,omitzero"`
+	// Changed is when the server was last found with other keys than Before.
+	Changed time.Time         `json:"changed,omitzero"`
+	Before  map[string]string `json:"before,omitempty"`
+	Problem string            `json:"problem,omitempty"` // why they could not be fetched
+}
+
+// MatrixWake is whether the own homeserver has spoken to a peer's since the link to
+// it came up.
+type MatrixWake struct {
+	Peer    string    `json:"peer"`
+	Server  string    `json:"server"`
+	Reached time.Time `json:"reached,omitzero"`
+	Problem string    `json:"problem,omitempty"`
 }
 
 // Leaf is a certificate that this node shows, and when it ends.

@@ -32,6 +32,9 @@ func DefaultMode(server string) Mode {
 	return Proxy
 }
 
+// NeedsPeers says whether the lines for a server name those of peers.
+func NeedsPeers(server string, mode Mode) bool { return mode == Hosts || server == Conduit }
+
 //go:embed dendrite synapse conduit ejabberd-matrix
 var files embed.FS
 

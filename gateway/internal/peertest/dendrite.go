@@ -23,6 +23,8 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/synapseadmin"
+
+	"github.com/yggate/yggate/federation/guide"
 )
 
 // DendriteConfig says where a Dendrite runs and how it finds its peers.
@@ -48,6 +50,9 @@ type DendriteConfig struct {
 	// Hosts are the names that its own /etc/hosts has. Nobody else is asked for
 	// names. That takes root.
 	Hosts map[string]netip.Addr
+	// Guide holds the lines of `yggate setup dendrite`: with it, they and nothing
+	// else say what Proxy and CA would.
+	Guide *guide.Guide
 	// AppServices are the registration files of application services.
 	AppServices []string
 	// LogLevel is debug, info, warn or error; empty: info.
@@ -128,6 +133,7 @@ func (d *Dendrite) configure() error {
 	err := dendriteTemplate.Execute(&yaml, map[string]any{
 		"ServerName": d.ServerName, "Key": key, "Secret": registrationSecret, "LogLevel": level,
 		"Data": d.Dir, "Media": filepath.Join(d.Dir, "media"), "AppServices": d.cfg.AppServices,
+		"Federation": strings.TrimPrefix(d.guided("/dendrite.yaml"), "federation_api:\n"),
 	})
 	if err != nil {
 		return err
@@ -190,6 +196,19 @@ func (d *Dendrite) Start(ctx context.Context) error {
 	return nil
 }
 
+// guided returns what the guide has for a file whose path ends so, or nothing.
+func (d *Dendrite) guided(file string) string {
+	if d.cfg.Guide == nil {
+		return ""
+	}
+	for _, f := range d.cfg.Guide.Fragments {
+		if strings.HasSuffix(f.File, file) {
+			return f.Text
+		}
+	}
+	return ""
+}
+
 // env sets every variable by which Go finds a proxy or a CA, so that none of
 // this process's own takes effect.
 func (d *Dendrite) env() []string {
@@ -203,6 +222,11 @@ func (d *Dendrite) env() []string {
 	}
 	if d.cfg.CA != "" {
 		env = append(env, "SSL_CERT_FILE="+d.cfg.CA, "SSL_CERT_DIR="+d.Dir)
+	}
+	for line := range strings.Lines(d.guided("/yggate.conf")) { // of a systemd unit
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment="); ok {
+			env = append(env, strings.Trim(v, `"`))
+		}
 	}
 	return env
 }
