@@ -65,7 +65,7 @@ var layers = merge(
 		},
 		"gateway/admin":                       {may: vocabulary},
 		"gateway/config":                      {may: vocabulary},
-		"gateway/internal/peertest":           {may: []string{"federation/guide", "federation/matrix/setup", "federation/xmpp/setup", "gateway/admin"}},
+		"gateway/internal/peertest":           {may: []string{"federation/guide", "federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
 		"gateway/internal/bench":              {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
