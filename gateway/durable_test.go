@@ -82,7 +82,12 @@ func newGrid(t *testing.T, cfg peertest.GridConfig) *peertest.Grid {
 		check(t, g.Stop())
 		if t.Failed() {
 			t.Logf("%s:\n%s", g.Gateway.Log, g.Gateway.LogTail(60))
-			t.Logf("%s:\n%s", g.Server.LogFile(), g.Server.LogTail(40))
+			if g.Server != nil {
+				t.Logf("%s:\n%s", g.Server.LogFile(), g.Server.LogTail(40))
+			}
+			if g.Homeserver != nil {
+				t.Logf("%s:\n%s", g.Homeserver.LogFile(), g.Homeserver.LogTail(40))
+			}
 		}
 	})
 	return g

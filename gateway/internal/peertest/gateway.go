@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/yggate/yggate/federation/guide"
 )
 
 // Gateway is a yggate process.
@@ -114,14 +116,15 @@ func (g *Gateway) Accept(ctx context.Context, invite, name string) error {
 
 // Issued is what `yggate setup` wrote for the local server.
 type Issued struct {
-	Cert string `json:"certificate"`
-	CA   string `json:"ca"`
+	Cert  string       `json:"certificate"`
+	CA    string       `json:"ca"`
+	Guide *guide.Guide `json:"guide"`
 	// Pool holds the CA, for the clients of tests.
 	Pool *x509.CertPool `json:"-"`
 }
 
-// Setup runs `yggate setup` for a server ("ejabberd", "prosody"), by which the
-// server's certificate is issued.
+// Setup runs `yggate setup` for a server ("ejabberd", "dendrite", ...), by which
+// certificates are issued.
 func (g *Gateway) Setup(ctx context.Context, server string, flags ...string) (Issued, error) {
 	var i Issued
 	out, err := g.Run(ctx, append([]string{"setup", server, "--json"}, flags...)...)

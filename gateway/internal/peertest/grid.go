@@ -20,8 +20,10 @@ const upWithin = 60 * time.Second
 type GridConfig struct {
 	// Name is what the operator's peers call the grid.
 	Name string
-	// Kind is the XMPP server: setup.Ejabberd or setup.Prosody.
-	Kind   string
+	// Kind is the XMPP server: setup.Ejabberd or setup.Prosody; empty: none.
+	Kind string
+	// Matrix adds a homeserver, whose server name is Domain.
+	Matrix bool
 	Domain string
 	Dir    string
 	Netns  *Netns
@@ -39,14 +41,15 @@ type GridConfig struct {
 	OnCommand func(args []string)
 }
 
-// Grid is a yggate and the XMPP server behind it.
+// Grid is a yggate and the servers behind it.
 type Grid struct {
-	Name    string
-	Gateway *Gateway
-	Server  *Server
-	Issued  Issued
-	// Listen is where the gateway takes the server's s2s streams.
-	Listen netip.AddrPort
+	Name, Domain string
+	Gateway      *Gateway
+	Server       *Server // the XMPP server, or nil
+	Issued       Issued  // for it
+	// Listen is where the gateway takes its s2s streams.
+	Listen     netip.AddrPort
+	Homeserver *Dendrite // or nil
 }
 
 // NewGrid does what an operator does first: yggate init and yggate setup. Start
@@ -65,35 +68,66 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 			*ip = Loopback()
 		}
 	}
-	p := setup.Params{Gateway: netip.AddrPortFrom(cfg.GatewayIP, 5269), Mode: cfg.Mode}
-	muc := "conference." + cfg.Domain
-	init := []string{
-		"--name", cfg.Name, "--domain", cfg.Domain, "--muc", muc,
-		"--server", netip.AddrPortFrom(cfg.ServerIP, 5269).String(), "--listen", p.Gateway.String(),
-	}
-	var flags []string
-	if cfg.Mode == setup.DNS {
-		// Not 53: a port that takes no root.
-		p.DNS = netip.AddrPortFrom(cfg.DNSIP, 5353)
-		init = append(init, "--dns", p.DNS.String())
-	} else {
-		p.PeerDomains = cfg.PeerDomains
-		init = append(init, "--dns", "off")
-		for _, d := range cfg.PeerDomains {
-			flags = append(flags, "--peer-domain", d)
-		}
-	}
-	g := &Grid{Name: cfg.Name, Listen: p.Gateway}
+	g := &Grid{Name: cfg.Name, Domain: cfg.Domain}
 	var err error
 	if g.Gateway, err = NewGateway(ctx, cfg.Name, filepath.Join(cfg.Dir, "yggate"), cfg.Netns, cfg.Program); err != nil {
 		return nil, err
 	}
 	g.Gateway.OnCommand = cfg.OnCommand
-	if err := g.Gateway.Init(ctx, append(init, cfg.Mesh...)...); err != nil {
+	flags := []string{"--name", cfg.Name}
+	p := setup.Params{Gateway: netip.AddrPortFrom(cfg.GatewayIP, 5269), Mode: cfg.Mode}
+	if cfg.Kind != "" {
+		flags = append(flags, g.xmppFlags(&cfg, &p)...)
+	}
+	if cfg.Matrix {
+		flags = append(flags, "--matrix", cfg.Domain, "--matrix-server", "http://"+netip.AddrPortFrom(cfg.ServerIP, 8008).String(),
+			"--matrix-proxy", netip.AddrPortFrom(cfg.GatewayIP, 8118).String())
+	}
+	if err := g.Gateway.Init(ctx, append(flags, cfg.Mesh...)...); err != nil {
 		return nil, err
 	}
+	if cfg.Kind != "" {
+		if err := g.prepareXMPP(ctx, &cfg, p); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Matrix {
+		told, err := g.Gateway.Setup(ctx, "dendrite")
+		if err != nil {
+			return nil, err
+		}
+		if g.Homeserver, err = NewDendrite(DendriteConfig{
+			ServerName: cfg.Domain, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, "dendrite"), Guide: told.Guide, Netns: cfg.Netns,
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// xmppFlags are those of `yggate init`, and completes what the server is set up with.
+func (g *Grid) xmppFlags(cfg *GridConfig, p *setup.Params) []string {
+	g.Listen = p.Gateway
+	flags := []string{
+		"--domain", cfg.Domain, "--muc", "conference." + cfg.Domain,
+		"--server", netip.AddrPortFrom(cfg.ServerIP, 5269).String(), "--listen", p.Gateway.String(), "--dns",
+	}
+	if cfg.Mode != setup.DNS {
+		p.PeerDomains = cfg.PeerDomains
+		return append(flags, "off")
+	}
+	// Not 53: a port that takes no root.
+	p.DNS = netip.AddrPortFrom(cfg.DNSIP, 5353)
+	return append(flags, p.DNS.String())
+}
+
+func (g *Grid) prepareXMPP(ctx context.Context, cfg *GridConfig, p setup.Params) (err error) {
+	var flags []string
+	for _, d := range p.PeerDomains {
+		flags = append(flags, "--peer-domain", d)
+	}
 	if g.Issued, err = g.Gateway.Setup(ctx, cfg.Kind, flags...); err != nil {
-		return nil, err
+		return err
 	}
 	p.Cert, p.CA = g.Issued.Cert, g.Issued.CA
 	prepare := NewEjabberd
@@ -101,21 +135,38 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 		prepare = NewProsody
 	}
 	g.Server, err = prepare(ServerConfig{Domain: cfg.Domain, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, cfg.Kind), Setup: p, Netns: cfg.Netns})
-	return g, err
+	return err
 }
 
-// Start starts gateway and server.
+// Start starts the gateway and the servers.
 func (g *Grid) Start(ctx context.Context) error {
 	if err := g.Gateway.Start(ctx); err != nil {
 		return err
 	}
-	return g.Server.Start(ctx)
+	if g.Server != nil {
+		if err := g.Server.Start(ctx); err != nil {
+			return err
+		}
+	}
+	if g.Homeserver != nil {
+		return g.Homeserver.Start(ctx)
+	}
+	return nil
 }
 
-// Stop stops what runs of both.
-func (g *Grid) Stop() error { return errors.Join(g.Server.Stop(), g.Gateway.Stop()) }
+// Stop stops what runs of them.
+func (g *Grid) Stop() error {
+	var errs []error
+	if g.Homeserver != nil {
+		errs = append(errs, g.Homeserver.Stop())
+	}
+	if g.Server != nil {
+		errs = append(errs, g.Server.Stop())
+	}
+	return errors.Join(append(errs, g.Gateway.Stop())...)
+}
 
-// User registers a user on the grid's server if need be and logs it in.
+// User registers a user on the grid's XMPP server if need be and logs it in.
 func (g *Grid) User(ctx context.Context, name string) (Party, error) {
 	return g.Server.User(ctx, ClientConfig{Roots: g.Issued.Pool}, name)
 }
@@ -137,7 +188,8 @@ func (g *Grid) AwaitUp(ctx context.Context, peer string) (admin.Status, error) {
 // Pair makes two running grids peers as their operators do, by one string, and
 // waits until the link is up on both sides.
 func Pair(ctx context.Context, inviter, accepter *Grid) error {
-	invite, err := inviter.Gateway.Invite(ctx, accepter.Name, accepter.Server.Domain, accepter.Server.MUCDomain)
+	// What is below the domain is expected with it.
+	invite, err := inviter.Gateway.Invite(ctx, accepter.Name, accepter.Domain)
 	if err != nil {
 		return err
 	}
