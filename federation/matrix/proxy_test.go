@@ -3,6 +3,7 @@ package matrix
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -29,14 +31,16 @@ func raw(t *testing.T, addr string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
+// established answers a CONNECT.
+const established = "HTTP/1.1 200 Connection established\r\n\r\n"
+
 // tunnel opens a connection through CONNECT and ends its TLS.
 func (s *side) tunnel(authority, sni string) (*tls.Conn, *bufio.Reader) {
 	s.t.Helper()
 	conn, _ := raw(s.t, s.proxy)
 	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", authority, authority)
-	want := "HTTP/1.1 200 Connection established\r\n\r\n"
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+	got := make([]byte, len(established))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != established {
 		s.t.Fatalf("CONNECT %s: %q, %v", authority, got, err)
 	}
 	c := tls.Client(conn, &tls.Config{RootCAs: s.ca.Roots(), ServerName: sni, InsecureSkipVerify: sni == ""})
@@ -96,7 +100,7 @@ func TestConnectDecides(t *testing.T) {
 func TestEarlyHelloAndNoSNI(t *testing.T) {
 	s := newSide(t)
 	conn, _ := raw(t, s.proxy)
-	early := &earlyWriter{Conn: conn, before: "CONNECT b.grid:443 HTTP/1.1\r\nHost: b.grid:443\r\n\r\n", skip: len("HTTP/1.1 200 Connection established\r\n\r\n")}
+	early := &earlyWriter{Conn: conn, before: "CONNECT b.grid:443 HTTP/1.1\r\nHost: b.grid:443\r\n\r\n", skip: len(established)}
 	c := tls.Client(early, &tls.Config{RootCAs: s.ca.Roots(), ServerName: "b.grid"})
 	if err := c.HandshakeContext(t.Context()); err != nil {
 		t.Error(err)
@@ -109,7 +113,9 @@ func TestEarlyHelloAndNoSNI(t *testing.T) {
 	odd, err := func() (*tls.Conn, error) {
 		conn, _ := raw(t, s.proxy)
 		fmt.Fprint(conn, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n")
-		io.ReadFull(conn, make([]byte, early.skip0()))
+		if _, err := io.ReadFull(conn, make([]byte, len(established))); err != nil {
+			return nil, err
+		}
 		c := tls.Client(conn, &tls.Config{ServerName: "matrix.org", InsecureSkipVerify: true})
 		return c, c.HandshakeContext(t.Context())
 	}()
@@ -127,8 +133,6 @@ type earlyWriter struct {
 	before string
 	skip   int
 }
-
-func (*earlyWriter) skip0() int { return len("HTTP/1.1 200 Connection established\r\n\r\n") }
 
 func (e *earlyWriter) Write(p []byte) (int, error) {
 	n := len(p)
@@ -298,6 +302,31 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 	}
 	if res := s.do(s.client(false), http.MethodGet, "https://b.grid/_matrix/federation/v1/version", nil); res.StatusCode != http.StatusOK {
 		t.Errorf("afterwards: %s", res.Status)
+	}
+}
+
+// TestSlowClientsAreDropped opens connections on which nothing, or not enough, comes.
+func TestSlowClientsAreDropped(t *testing.T) {
+	s := newPatientSide(t, 50*time.Millisecond)
+	for name, c := range map[string]struct{ addr, sent, answer string }{
+		"silent to the proxy":    {s.proxy, "", ""},
+		"half a CONNECT":         {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost", "HTTP/1.1 400 Bad Request"},
+		"CONNECT and no TLS":     {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n", established},
+		"silent to the listener": {s.direct, "", ""},
+		"half a hello":           {s.direct, "\x16\x03\x01\x02\x00\x01", ""},
+	} {
+		conn, r := raw(t, c.addr)
+		if _, err := io.WriteString(conn, c.sent); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); !strings.HasPrefix(string(got), c.answer) || c.answer == "" && len(got) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %q, %v, want the end", name, got, err)
+		}
+	}
+	conn, r := s.tunnel("b.grid:443", "b.grid")
+	fmt.Fprint(conn, "GET /_matrix/federation/v1/version HTTP/1.1\r\nHo")
+	if got, err := io.ReadAll(r); len(got) > 0 && !strings.HasPrefix(string(got), "HTTP/1.1 400 Bad Request") {
+		t.Errorf("half a request in the tunnel: %q, %v", got, err)
 	}
 }
 

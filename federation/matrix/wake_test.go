@@ -15,7 +15,7 @@ import (
 	"github.com/yggate/yggate/federation"
 )
 
-// lookups has the homeserver do as real ones do when a client asks for an alias: it
+// looksUp has the homeserver do as real ones do when a client asks for an alias: it
 // asks the alias's server, backoff or not.
 func (s *side) looksUp(client *http.Client) *lookupLog {
 	l := &lookupLog{}
@@ -116,12 +116,10 @@ func TestWakeAtLinkUp(t *testing.T) {
 // TestWakeIsTriedAgain goes through everything that can be in the way.
 func TestWakeIsTriedAgain(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_ func(s *side) (mend func())
-		why    string
+		spoil func(s *side) (mend func())
+		why   string
 	}{
 		"own homeserver down": {func(s *side) func() {
-			old := s.a.out.wakes.server
-			_ = old
 			s.hs.serve(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
 			return func() { s.looksUp(s.client(false)) }
 		}, "own homeserver does not answer"},
@@ -148,7 +146,7 @@ func TestWakeIsTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSide(t)
 			s.links.serve(farAliasUnknown)
-			mend := c.break_(s)
+			mend := c.spoil(s)
 			s.a.PeerUp(s.bob.ID)
 			eventually(t, "status says why", func() bool { return strings.Contains(s.wakeOf("b.grid").Problem, c.why) })
 			if w := s.wakeOf("b.grid"); !w.Reached.IsZero() {
