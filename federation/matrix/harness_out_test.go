@@ -94,7 +94,7 @@ func newPatientSide(t *testing.T, wait time.Duration, change ...func(*Config)) *
 	if s.a, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	s.a.out.wakes.pace = pace{time.Millisecond, 5 * time.Millisecond, time.Hour, time.Millisecond}
+	s.a.out.wakes.pace = pace{time.Millisecond, 5 * time.Millisecond, time.Hour, time.Millisecond, upPatience}
 	s.a.out.patience = wait
 	s.start()
 	return s
