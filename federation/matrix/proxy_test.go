@@ -208,20 +208,23 @@ func TestUntrustedCA(t *testing.T) {
 
 func TestStrangers(t *testing.T) {
 	s := newSide(t, func(c *Config) { c.AllowFrom = []netip.Prefix{netip.MustParsePrefix("127.9.0.0/16")} })
-	for _, addr := range []string{s.proxy, s.direct} {
-		conn, _ := raw(t, addr)
-		if n, err := conn.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%s: read %d bytes, %v, want the end", addr, n, err)
-		}
+	conn, r := raw(t, s.proxy)
+	fmt.Fprint(conn, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n") // may fail already
+	if got, err := io.ReadAll(r); len(got) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the proxy answers %q, %v, want the end", got, err)
+	}
+	conn, _ = raw(t, s.direct)
+	if err := tls.Client(conn, &tls.Config{RootCAs: s.ca.Roots(), ServerName: "b.grid"}).HandshakeContext(t.Context()); err == nil {
+		t.Error("the listener answers")
 	}
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 9, 1, 1)}}
-	conn, err := dialer.DialContext(t.Context(), "tcp", s.proxy)
+	friend, err := dialer.DialContext(t.Context(), "tcp", s.proxy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	fmt.Fprint(conn, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n")
-	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
+	defer friend.Close()
+	fmt.Fprint(friend, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if line, err := bufio.NewReader(friend).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
 		t.Errorf("an allowed source gets %q, %v", line, err)
 	}
 }
