@@ -315,26 +315,28 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 
 // TestSlowClientsAreDropped opens connections on which nothing, or not enough, comes.
 func TestSlowClientsAreDropped(t *testing.T) {
-	s := newPatientSide(t, 50*time.Millisecond)
-	for name, c := range map[string]struct{ addr, sent, answer string }{
-		"silent to the proxy":    {s.proxy, "", ""},
-		"half a CONNECT":         {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost", "HTTP/1.1 400 Bad Request"},
-		"CONNECT and no TLS":     {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n", established},
-		"silent to the listener": {s.direct, "", ""},
-		"half a hello":           {s.direct, "\x16\x03\x01\x02\x00\x01", ""},
+	s := newPatientSide(t, 2*time.Second)
+	half, _ := s.tunnel("b.grid:443", "b.grid")
+	fmt.Fprint(half, "GET /_matrix/federation/v1/version HTTP/1.1\r\nHo")
+	ends := map[string]net.Conn{"half a request in the tunnel": half}
+	for name, c := range map[string]struct{ addr, sent string }{
+		"silent to the proxy":    {s.proxy, ""},
+		"half a CONNECT":         {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost"},
+		"CONNECT and no TLS":     {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"silent to the listener": {s.direct, ""},
+		"half a hello":           {s.direct, "\x16\x03\x01\x02\x00\x01"},
 	} {
-		conn, r := raw(t, c.addr)
+		conn, _ := raw(t, c.addr)
 		if _, err := io.WriteString(conn, c.sent); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := io.ReadAll(r); !strings.HasPrefix(string(got), c.answer) || c.answer == "" && len(got) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		ends[name] = conn
+	}
+	for name, conn := range ends {
+		// What net/http says on the way out does not matter.
+		if got, err := io.ReadAll(conn); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%s: %q, %v, want the end", name, got, err)
 		}
-	}
-	conn, r := s.tunnel("b.grid:443", "b.grid")
-	fmt.Fprint(conn, "GET /_matrix/federation/v1/version HTTP/1.1\r\nHo")
-	if got, err := io.ReadAll(r); !strings.HasPrefix(string(got), "HTTP/1.1 400 Bad Request") {
-		t.Errorf("half a request in the tunnel: %q, %v", got, err)
 	}
 }
 
