@@ -38,7 +38,7 @@ type inWorld struct {
 	carol   *federation.Peer
 	claims  []federation.Claim
 	store   *store.Store
-	log     *bytes.Buffer
+	log     *inLog
 	metrics *prometheus.Registry
 	link    *httptest.Server
 	home    *homeserver
@@ -176,7 +176,7 @@ func newTestPeer(name string) *federation.Peer {
 func newInWorld(t testing.TB, change ...func(*Config)) *inWorld {
 	t.Helper()
 	w := &inWorld{
-		t: t, dir: federation.NewDirectory(), alice: newTestPeer("alice"), carol: newTestPeer("carol"), log: new(bytes.Buffer),
+		t: t, dir: federation.NewDirectory(), alice: newTestPeer("alice"), carol: newTestPeer("carol"), log: new(inLog),
 		metrics: prometheus.NewRegistry(), keys: &keyServers{answer: map[string]func() (*http.Response, error){}, fetches: map[string]int{}},
 	}
 	w.claims = []federation.Claim{
@@ -235,7 +235,7 @@ func (w *inWorld) open(path string, change ...func(*Config)) {
 	}
 	cfg := Config{
 		Directory: w.dir, Links: w.keys, Outbox: noOutbox{}, Store: s, CA: ca, Server: home, Proxy: netip.MustParseAddrPort("127.0.0.1:8118"),
-		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: w.log}, nil)), Metrics: w.metrics,
+		Log: slog.New(slog.NewTextHandler(w.log, nil)), Metrics: w.metrics,
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -252,15 +252,22 @@ func (w *inWorld) reopen(path string) {
 	w.open(path, func(c *Config) { c.Metrics = w.metrics })
 }
 
-type lockedWriter struct {
+// inLog is a log to be looked at.
+type inLog struct {
 	mu sync.Mutex
-	w  io.Writer
+	b  bytes.Buffer
 }
 
-func (l *lockedWriter) Write(p []byte) (int, error) {
+func (l *inLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(p)
+	return l.b.Write(p)
+}
+
+func (l *inLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func (w *inWorld) publish() {
