@@ -46,7 +46,7 @@ func withArrival(ctx context.Context, conn net.Conn) context.Context {
 // arrive ends TLS on a connection and has the requests on it served.
 func (o *outbound) arrive(ctx context.Context, a *arrival) {
 	conn := tls.Server(a, o.tls)
-	within, cancel := context.WithTimeout(ctx, headerPatience)
+	within, cancel := context.WithTimeout(ctx, o.patience)
 	err := conn.HandshakeContext(within)
 	cancel()
 	if err != nil {

@@ -55,6 +55,12 @@ func (f *fakeServer) serve(h http.HandlerFunc) { f.handler.Store(&h) }
 // newSide starts a gateway of a.grid with the peer bob of b.grid.
 func newSide(t *testing.T, change ...func(*Config)) *side {
 	t.Helper()
+	return newPatientSide(t, headerPatience, change...)
+}
+
+// newPatientSide waits for that long for headers and handshakes.
+func newPatientSide(t *testing.T, wait time.Duration, change ...func(*Config)) *side {
+	t.Helper()
 	s := &side{t: t, dir: federation.NewDirectory(), log: &logBuffer{}, outbox: &fakeOutbox{}, hs: &fakeServer{}}
 	s.bob = federation.Peer{
 		ID: "bobs-grid", Name: "bob", State: federation.StateActive,
@@ -89,7 +95,8 @@ func newSide(t *testing.T, change ...func(*Config)) *side {
 		t.Fatal(err)
 	}
 	s.a.Connect(s.outbox)
-	s.a.out.wakes.pace = pace{time.Millisecond, 5 * time.Millisecond, time.Hour, time.Millisecond}
+	s.a.out.wakes.pace = pace{time.Millisecond, 5 * time.Millisecond, time.Hour, time.Millisecond, upPatience}
+	s.a.out.patience = wait
 	s.start()
 	return s
 }

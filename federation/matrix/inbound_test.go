@@ -75,6 +75,12 @@ func TestRequestsWithoutProofPass(t *testing.T) {
 	if len(w.home.requests()) != 6 || w.keys.count("a.grid") != 0 {
 		t.Errorf("%d requests, %d fetches", len(w.home.requests()), w.keys.count("a.grid"))
 	}
+	for _, s := range w.home.requests() {
+		if got := s.header.Get("Accept-Encoding"); got != "" {
+			t.Errorf("Accept-Encoding %q added", got)
+		}
+	}
+	w.do(ask{target: "/_matrix/federation/v1/version", server: "c.grid", auth: none}).wants(t, "for a third grid", 403, "M_FORBIDDEN", "does not relay")
 	w.do(ask{target: "/_matrix/federation/v1/version", header: http.Header{"User-Agent": {""}}, auth: none})
 	if ua, ok := w.home.requests()[6].header["User-Agent"]; ok {
 		t.Errorf("User-Agent %q added", ua)
@@ -251,6 +257,8 @@ func TestPeerThatMayNot(t *testing.T) {
 		}
 	}
 	w := newInWorld(t)
+	w.change(func(p *federation.Peer) { p.State = federation.StatePaused })
+	w.do(ask{target: "/_matrix/key/v2/server"}).wants(t, "paused, without proof", 403, "M_FORBIDDEN", "does not take Matrix")
 	w.dir.Publish(federation.NewSnapshot(nil, nil, map[federation.Protocol][]string{federation.Matrix: {"b.grid"}}))
 	w.do(ask{target: "/_matrix/key/v2/server"}).wants(t, "a peer that is gone", 403, "M_FORBIDDEN", "does not take Matrix")
 }

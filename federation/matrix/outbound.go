@@ -33,6 +33,7 @@ type outbound struct {
 	outbox   Outbox // from Connect
 	custody  *custody
 	handlers handlers
+	patience time.Duration // headerPatience
 	// sometimes is for warnings that one fault would cause by the thousand.
 	sometimes rate.Sometimes
 }
@@ -43,7 +44,7 @@ func newOutbound(cfg *Config) (*outbound, error) {
 	}
 	o := &outbound{
 		cfg: cfg, log: cfg.Log.With("dir", "out"), metrics: newOutMetrics(cfg.Metrics),
-		arrivals: newHandoff(), sometimes: rate.Sometimes{First: 1, Interval: time.Minute},
+		arrivals: newHandoff(), patience: headerPatience, sometimes: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	o.tls = o.tlsConfig()
 	o.wakes = newWakes(o)

@@ -422,21 +422,20 @@ func TestHeadAndExpect(t *testing.T) {
 	}
 }
 
-// TestLargeBodiesTakeNoMemory passes 100 MB both ways at once, nowhere kept.
-func TestLargeBodiesTakeNoMemory(t *testing.T) {
+// TestLargeAnswerTakesNoMemory has 100 MB pass, which are nowhere kept.
+func TestLargeAnswerTakesNoMemory(t *testing.T) {
 	const size = 100 << 20
-	s := newSide(t, func(c *Config) { c.MaxBody = size })
-	s.links.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	s := newSide(t)
+	s.links.serve(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "image/png")
+		io.Copy(w, io.LimitReader(zeros{}, size))
+	})
 	var before, now runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "https://b.grid/_matrix/federation/v1/send/1", io.LimitReader(zeros{}, size))
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := s.client(true)
 	c.Timeout = 0
-	res, err := c.Do(req)
+	res, err := c.Get("https://b.grid/_matrix/federation/v1/media/download/x")
 	if err != nil {
 		t.Fatal(err)
 	}

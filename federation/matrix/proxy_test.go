@@ -2,7 +2,9 @@ package matrix
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +13,7 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -29,14 +32,16 @@ func raw(t *testing.T, addr string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
+// established answers a CONNECT.
+const established = "HTTP/1.1 200 Connection established\r\n\r\n"
+
 // tunnel opens a connection through CONNECT and ends its TLS.
 func (s *side) tunnel(authority, sni string) (*tls.Conn, *bufio.Reader) {
 	s.t.Helper()
 	conn, _ := raw(s.t, s.proxy)
 	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", authority, authority)
-	want := "HTTP/1.1 200 Connection established\r\n\r\n"
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+	got := make([]byte, len(established))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != established {
 		s.t.Fatalf("CONNECT %s: %q, %v", authority, got, err)
 	}
 	c := tls.Client(conn, &tls.Config{RootCAs: s.ca.Roots(), ServerName: sni, InsecureSkipVerify: sni == ""})
@@ -96,7 +101,7 @@ func TestConnectDecides(t *testing.T) {
 func TestEarlyHelloAndNoSNI(t *testing.T) {
 	s := newSide(t)
 	conn, _ := raw(t, s.proxy)
-	early := &earlyWriter{Conn: conn, before: "CONNECT b.grid:443 HTTP/1.1\r\nHost: b.grid:443\r\n\r\n", skip: len("HTTP/1.1 200 Connection established\r\n\r\n")}
+	early := &earlyWriter{Conn: conn, before: "CONNECT b.grid:443 HTTP/1.1\r\nHost: b.grid:443\r\n\r\n", skip: len(established)}
 	c := tls.Client(early, &tls.Config{RootCAs: s.ca.Roots(), ServerName: "b.grid"})
 	if err := c.HandshakeContext(t.Context()); err != nil {
 		t.Error(err)
@@ -109,7 +114,9 @@ func TestEarlyHelloAndNoSNI(t *testing.T) {
 	odd, err := func() (*tls.Conn, error) {
 		conn, _ := raw(t, s.proxy)
 		fmt.Fprint(conn, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n")
-		io.ReadFull(conn, make([]byte, early.skip0()))
+		if _, err := io.ReadFull(conn, make([]byte, len(established))); err != nil {
+			return nil, err
+		}
 		c := tls.Client(conn, &tls.Config{ServerName: "matrix.org", InsecureSkipVerify: true})
 		return c, c.HandshakeContext(t.Context())
 	}()
@@ -127,8 +134,6 @@ type earlyWriter struct {
 	before string
 	skip   int
 }
-
-func (*earlyWriter) skip0() int { return len("HTTP/1.1 200 Connection established\r\n\r\n") }
 
 func (e *earlyWriter) Write(p []byte) (int, error) {
 	n := len(p)
@@ -158,7 +163,9 @@ func TestListener(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		tr := &http.Transport{
 			ForceAttemptHTTP2: h2, TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()},
-			Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", s.direct) }, // what /etc/hosts does
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { // what /etc/hosts does
+				return (&net.Dialer{}).DialContext(ctx, "tcp", s.direct)
+			},
 		}
 		c := &http.Client{Transport: tr, Timeout: patience}
 		for host, want := range map[string]string{"b.grid": "b.grid", "c.grid": "c.grid:" + port(t, s.direct)} {
@@ -201,20 +208,23 @@ func TestUntrustedCA(t *testing.T) {
 
 func TestStrangers(t *testing.T) {
 	s := newSide(t, func(c *Config) { c.AllowFrom = []netip.Prefix{netip.MustParsePrefix("127.9.0.0/16")} })
-	for _, addr := range []string{s.proxy, s.direct} {
-		conn, _ := raw(t, addr)
-		if n, err := conn.Read(make([]byte, 1)); err == nil {
-			t.Errorf("%s: read %d bytes", addr, n)
-		}
+	conn, r := raw(t, s.proxy)
+	fmt.Fprint(conn, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n") // may fail already
+	if got, err := io.ReadAll(r); len(got) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the proxy answers %q, %v, want the end", got, err)
+	}
+	conn, _ = raw(t, s.direct)
+	if err := tls.Client(conn, &tls.Config{RootCAs: s.ca.Roots(), ServerName: "b.grid"}).HandshakeContext(t.Context()); err == nil {
+		t.Error("the listener answers")
 	}
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 9, 1, 1)}}
-	conn, err := dialer.DialContext(t.Context(), "tcp", s.proxy)
+	friend, err := dialer.DialContext(t.Context(), "tcp", s.proxy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	fmt.Fprint(conn, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n")
-	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
+	defer friend.Close()
+	fmt.Fprint(friend, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if line, err := bufio.NewReader(friend).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
 		t.Errorf("an allowed source gets %q, %v", line, err)
 	}
 }
@@ -236,6 +246,8 @@ func TestNoOtherServerInsideTheTunnel(t *testing.T) {
 		{"GET /_matrix/federation/v1/version HTTP/1.1\r\nHost: c.grid\r\n\r\n", "421"},
 		{"GET /_matrix/federation/v1/version HTTP/1.1\r\nHost: b.grid\r\nHost: c.grid\r\n\r\n", "400"},
 		{"GET /_matrix/federation/v1/version HTTP/1.1\r\nHost: b.grid\r\nX-Forwarded-Host: c.grid\r\nYggate-Server: c.grid\r\nYggate-Target: /_synapse/admin\r\n\r\n", "200 b.grid /_matrix/federation/v1/version "},
+		// What URL libraries would write in another way stays as it was signed.
+		{"GET /_matrix/federation/v1/event/{b}|^%7e?<a> HTTP/1.1\r\nHost: b.grid\r\n\r\n", "200 b.grid /_matrix/federation/v1/event/{b}|^%7e?<a> "},
 		{"CONNECT c.grid:443 HTTP/1.1\r\nHost: b.grid\r\n\r\n", "421"},
 		{"CONNECT b.grid:443 HTTP/1.1\r\nHost: b.grid\r\n\r\n", "404"},
 		{"OPTIONS * HTTP/1.1\r\nHost: b.grid\r\n\r\n", "404"},
@@ -298,6 +310,33 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 	}
 	if res := s.do(s.client(false), http.MethodGet, "https://b.grid/_matrix/federation/v1/version", nil); res.StatusCode != http.StatusOK {
 		t.Errorf("afterwards: %s", res.Status)
+	}
+}
+
+// TestSlowClientsAreDropped opens connections on which nothing, or not enough, comes.
+func TestSlowClientsAreDropped(t *testing.T) {
+	s := newPatientSide(t, 2*time.Second)
+	half, _ := s.tunnel("b.grid:443", "b.grid")
+	fmt.Fprint(half, "GET /_matrix/federation/v1/version HTTP/1.1\r\nHo")
+	ends := map[string]net.Conn{"half a request in the tunnel": half}
+	for name, c := range map[string]struct{ addr, sent string }{
+		"silent to the proxy":    {s.proxy, ""},
+		"half a CONNECT":         {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost"},
+		"CONNECT and no TLS":     {s.proxy, "CONNECT b.grid:443 HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"silent to the listener": {s.direct, ""},
+		"half a hello":           {s.direct, "\x16\x03\x01\x02\x00\x01"},
+	} {
+		conn, _ := raw(t, c.addr)
+		if _, err := io.WriteString(conn, c.sent); err != nil {
+			t.Fatal(err)
+		}
+		ends[name] = conn
+	}
+	for name, conn := range ends {
+		// What net/http says on the way out does not matter.
+		if got, err := io.ReadAll(conn); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %q, %v, want the end", name, got, err)
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ func (o *outbound) run(ctx context.Context, proxy net.Listener, direct []net.Lis
 	base := func(net.Listener) context.Context { return ctx }
 	requests := &http.Server{
 		Handler: o, BaseContext: base, ConnContext: withArrival, ErrorLog: serverLog(o.log),
-		ReadHeaderTimeout: headerPatience, IdleTimeout: arrivalIdle, MaxHeaderBytes: requestHeader,
+		ReadHeaderTimeout: o.patience, IdleTimeout: arrivalIdle, MaxHeaderBytes: requestHeader,
 		DisableGeneralOptionsHandler: true, // it would answer in our stead
 	}
 	parts.Go(func() error { return serve(ctx, requests, o.arrivals) })
@@ -74,7 +74,7 @@ func (o *outbound) run(ctx context.Context, proxy net.Listener, direct []net.Lis
 		connects := &http.Server{
 			Handler: http.HandlerFunc(o.connect), BaseContext: base, ErrorLog: serverLog(o.log),
 			// One request a connection: nobody has a reason to wait on one.
-			ReadHeaderTimeout: headerPatience, IdleTimeout: headerPatience, MaxHeaderBytes: connectHeader,
+			ReadHeaderTimeout: o.patience, IdleTimeout: o.patience, MaxHeaderBytes: connectHeader,
 			DisableGeneralOptionsHandler: true,
 		}
 		parts.Go(func() error { return serve(ctx, connects, o.limited(proxy)) })

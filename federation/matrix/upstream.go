@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -65,8 +64,7 @@ func dialUpstream(ctx context.Context, proxy *url.URL, authority string) (_ net.
 	if err := req.Write(conn); err != nil {
 		return nil, fmt.Errorf("ask upstream proxy: %w", err)
 	}
-	bounded := &io.LimitedReader{R: conn, N: upstreamHeader}
-	r := bufio.NewReader(bounded)
+	r := bufio.NewReader(io.LimitReader(conn, upstreamHeader))
 	res, err := http.ReadResponse(r, req)
 	if err != nil {
 		return nil, fmt.Errorf("read answer of upstream proxy: %w", err)
@@ -77,7 +75,6 @@ func dialUpstream(ctx context.Context, proxy *url.URL, authority string) (_ net.
 	if !stop() {
 		return nil, fmt.Errorf("ask upstream proxy: %w", context.Cause(ctx))
 	}
-	bounded.N = math.MaxInt64
 	early, err := r.Peek(r.Buffered())
 	if err != nil {
 		return nil, err

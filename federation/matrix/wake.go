@@ -66,7 +66,7 @@ type wakes struct {
 }
 
 // pace is how fast wakes go; tests do not wait for minutes.
-type pace struct{ min, max, again, trouble time.Duration }
+type pace struct{ min, max, again, trouble, up time.Duration }
 
 func newWakes(o *outbound) *wakes {
 	t := &http.Transport{ // no proxy: the homeserver is the operator's own
@@ -76,7 +76,7 @@ func newWakes(o *outbound) *wakes {
 	return &wakes{
 		o: o, server: o.cfg.Server, token: strings.ToLower(rand.Text()),
 		client: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		places: semaphore.NewWeighted(lookups), pace: pace{wakeMin, wakeMax, wakeAgain, troublePause},
+		places: semaphore.NewWeighted(lookups), pace: pace{wakeMin, wakeMax, wakeAgain, troublePause, upPatience},
 		peers: map[federation.GridID]*wake{}, ups: make(chan struct{}),
 	}
 }
@@ -116,7 +116,7 @@ func (w *wakes) down(peer federation.GridID) {
 // awaitUp waits until the link to a peer is up, so that what a woken homeserver
 // sends at once finds it so; not for long, since it may come up later as well.
 func (w *wakes) awaitUp(ctx context.Context, peer federation.GridID) {
-	ctx, cancel := context.WithTimeout(ctx, upPatience)
+	ctx, cancel := context.WithTimeout(ctx, w.pace.up)
 	defer cancel()
 	for {
 		w.mu.Lock()

@@ -15,7 +15,7 @@ import (
 	"github.com/yggate/yggate/federation"
 )
 
-// lookups has the homeserver do as real ones do when a client asks for an alias: it
+// looksUp has the homeserver do as real ones do when a client asks for an alias: it
 // asks the alias's server, backoff or not.
 func (s *side) looksUp(client *http.Client) *lookupLog {
 	l := &lookupLog{}
@@ -87,8 +87,10 @@ func TestWakeAtLinkUp(t *testing.T) {
 	s.publish("b.grid", "c.grid")
 	log := s.looksUp(s.client(false))
 	s.links.serve(farAliasUnknown)
-	for range 3 { // is said once
-		s.a.PeerUp(s.bob.ID)
+	s.a.PeerUp(s.bob.ID)
+	life := s.a.out.wakes.peers[s.bob.ID]
+	if s.a.PeerUp(s.bob.ID); s.a.out.wakes.peers[s.bob.ID] != life {
+		t.Error("what is said twice begins twice")
 	}
 	eventually(t, "each name is looked up", func() bool { return log.count() >= 2*wakeTimes })
 	eventually(t, "status says so", func() bool {
@@ -116,12 +118,10 @@ func TestWakeAtLinkUp(t *testing.T) {
 // TestWakeIsTriedAgain goes through everything that can be in the way.
 func TestWakeIsTriedAgain(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_ func(s *side) (mend func())
-		why    string
+		spoil func(s *side) (mend func())
+		why   string
 	}{
 		"own homeserver down": {func(s *side) func() {
-			old := s.a.out.wakes.server
-			_ = old
 			s.hs.serve(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
 			return func() { s.looksUp(s.client(false)) }
 		}, "own homeserver does not answer"},
@@ -148,7 +148,7 @@ func TestWakeIsTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSide(t)
 			s.links.serve(farAliasUnknown)
-			mend := c.break_(s)
+			mend := c.spoil(s)
 			s.a.PeerUp(s.bob.ID)
 			eventually(t, "status says why", func() bool { return strings.Contains(s.wakeOf("b.grid").Problem, c.why) })
 			if w := s.wakeOf("b.grid"); !w.Reached.IsZero() {
@@ -228,6 +228,7 @@ func TestWakesFollowPolicyAndClaims(t *testing.T) {
 func TestAwaitUp(t *testing.T) {
 	s := newSide(t)
 	w := s.a.out.wakes
+	w.pace.up = time.Hour
 	done := make(chan struct{})
 	go func() { w.awaitUp(t.Context(), s.bob.ID); close(done) }()
 	s.a.PeerUp("somebody-else")
@@ -237,13 +238,46 @@ func TestAwaitUp(t *testing.T) {
 	default:
 	}
 	s.a.PeerUp(s.bob.ID)
-	<-done
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("does not notice that the link is up")
+	}
 	s.a.PeerDown(s.bob.ID)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	w.awaitUp(ctx, s.bob.ID) // returns
 	if !errors.Is(ctx.Err(), context.Canceled) {
 		t.Error(ctx.Err())
+	}
+}
+
+// TestPeersWake: a wake of the peer's finds this side's link up before the homeserver
+// is woken by it, and one that cannot be reached is woken when it is back.
+func TestPeersWake(t *testing.T) {
+	w := newInWorld(t)
+	w.a.out.wakes.pace.up = time.Hour
+	target := "/_matrix/federation/v1/query/directory?room_alias=" + url.QueryEscape("#"+wakePrefix+"x:b.grid")
+	asked := make(chan int, 1)
+	go func() { asked <- w.do(ask{target: target}).status }()
+	select {
+	case status := <-asked:
+		t.Errorf("did not wait for the own link: %d", status)
+	case <-time.After(200 * time.Millisecond): // right code passes however slow the machine is
+	}
+	w.a.PeerUp(w.alice.ID)
+	if status := <-asked; status != http.StatusOK || len(w.home.requests()) != 1 {
+		t.Errorf("with the link up: %d, and the homeserver has been asked %d times", status, len(w.home.requests()))
+	}
+
+	k := w.a.out.wakes.peers[w.alice.ID]
+	k.names["a.grid"] = &waking{}
+	w.home.answers(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	if status := w.do(ask{}).status; status != http.StatusBadGateway {
+		t.Errorf("a homeserver that breaks off: %d", status)
+	}
+	if k.names["a.grid"].left != 1 {
+		t.Error("it is not woken when it is back")
 	}
 }
 
