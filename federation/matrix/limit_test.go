@@ -26,6 +26,11 @@ func TestRequestRate(t *testing.T) {
 	if r.retry < 900_000 || r.retry > 1_000_000 || r.header.Get("Retry-After") != "1000" {
 		t.Errorf("retry after %v ms, header %q", r.retry, r.header.Get("Retry-After"))
 	}
+	for range 3 { // being refused costs nothing
+		if r := w.do(ask{}); r.status != 429 || r.retry > 1_000_000 {
+			t.Errorf("refused again: %+v", r)
+		}
+	}
 	if r := w.do(ask{peer: "carol", origin: "c.grid", key: carolKey}); r.status != 200 {
 		t.Errorf("another peer: %+v", r)
 	}
@@ -60,6 +65,10 @@ func TestZeroLimitsAreTheDefault(t *testing.T) {
 	def := federation.DefaultLimits()
 	if float64(q.requests.Limit()) != def.MessagesPerSecond || q.requests.Burst() != def.Burst || int64(q.bytes.Limit()) != def.BytesPerSecond || q.size != 48 {
 		t.Errorf("%v %v %v, %d places", q.requests.Limit(), q.requests.Burst(), q.bytes.Limit(), q.size)
+	}
+	w.change(func(p *federation.Peer) { p.Policy.Limits.Streams = 16 })
+	if again := w.a.in.limits.of(w.alice, w.dir.Now()); again != q || q.size != 8 || q.places.TryAcquire(9) {
+		t.Errorf("after a change: %d places", q.size)
 	}
 	for streams, want := range map[int]int64{-1: 48, 1: 1, 8: 1, 9: 1, 16: 8, 32: 24, 64: 48, 1000: 750} {
 		if got := placesOf(&federation.Limits{Streams: streams}); got != want {
