@@ -126,9 +126,9 @@ func (m *post) mustBeOrderly(t *testing.T) {
 	}
 }
 
-// attempts are the times at which a homeserver has sent a transaction to b.grid.test.
-// It must log at debug level.
-func (p *parlour) attempts(t *testing.T) []time.Time {
+// attempts are the times since then at which alice's homeserver has sent a transaction
+// to b.grid.test. It must log at debug level.
+func (p *parlour) attempts(t *testing.T, since time.Time) []time.Time {
 	t.Helper()
 	raw, err := os.ReadFile(p.a.Homeserver.LogFile())
 	if err != nil {
@@ -140,7 +140,9 @@ func (p *parlour) attempts(t *testing.T) []time.Time {
 		if err != nil {
 			t.Fatalf("the log of Dendrite is not what it was: %v", err)
 		}
-		at = append(at, when)
+		if when.After(since) {
+			at = append(at, when)
+		}
 	}
 	return at
 }
@@ -150,12 +152,12 @@ var transactionLine = regexp.MustCompile(`(?m)^time="([^"]+)".*Sending transacti
 // untilBackoff waits until the homeserver has failed so often, and for so long, that
 // only a wake can have it send soon. It returns the earliest moment at which it would
 // try by itself.
-func (p *parlour) untilBackoff(t *testing.T, since time.Time, before int) time.Time {
+func (p *parlour) untilBackoff(t *testing.T, since time.Time) time.Time {
 	t.Helper()
 	const window = 45 * time.Second // in which the peer is to come back
 	end := time.Now().Add(away() + 3*time.Minute)
 	for {
-		at := p.attempts(t)[before:]
+		at := p.attempts(t, since)
 		if len(at) >= awayFailures {
 			own := at[len(at)-1].Add(time.Duration(0.8 * math.Exp2(float64(len(at))) * float64(time.Second)))
 			if time.Since(since) >= away() && time.Until(own) > window {
@@ -200,21 +202,23 @@ func TestMatrixPeerAway(t *testing.T) {
 			p := newParlour(t)
 			ctx := t.Context()
 			p.settle(t)
-			before := len(p.attempts(t))
-			gone := time.Now()
 			if err := c.leave(ctx, p); err != nil {
 				t.Fatal(err)
 			}
-			m := p.post()
+			gone, m := time.Now(), p.post()
 			m.send(t, awayEvents)
-			own := p.untilBackoff(t, gone, before)
+			own := p.untilBackoff(t, gone)
 			if err := c.comeBack(ctx, p); err != nil {
 				t.Fatal(err)
 			}
 			started := time.Now()
 			p.up(t)
 			t.Logf("the link is up %v after the start", time.Since(started).Round(10*time.Millisecond))
-			m.allArrive(t, time.Now(), own)
+			up := time.Now()
+			m.allArrive(t, up, own)
+			for _, at := range p.attempts(t, started) {
+				t.Logf("the homeserver sent %v after the link was up", at.Sub(up).Round(10*time.Millisecond))
+			}
 			p.lively(t)
 		})
 	}

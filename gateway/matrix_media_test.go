@@ -14,6 +14,7 @@ const mediaGrowth = 16 << 20
 
 // TestMatrixMedia has media pass that is far larger than what a gateway may hold.
 func TestMatrixMedia(t *testing.T) {
+	t.Parallel()
 	p := newParish(t, "a", "b")
 	ctx := t.Context()
 	alice, bob := p.users[0], p.users[1]
