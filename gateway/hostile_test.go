@@ -68,7 +68,7 @@ func TestHostilePeer(t *testing.T) {
 	w.login(t)
 	w.flows(t, time.Now())
 
-	m := newMallory(t, w.a, filepath.Join(dir, "mallory"))
+	m := newMallory(t, w.a, filepath.Join(dir, "mallory"), federation.XMPP)
 	stanza := func(from, to, inner string) string {
 		return fmt.Sprintf("<message from='%s' to='%s' type='chat' id='x'>%s</message>", from, to, inner)
 	}
@@ -144,7 +144,9 @@ type mallory struct {
 	to     transports.Addr
 }
 
-func newMallory(t *testing.T, victim *peertest.Grid, dir string) *mallory {
+// newMallory makes mallory, who has m.grid.test in one protocol, and answers live
+// requests by the handlers, if there are any.
+func newMallory(t *testing.T, victim *peertest.Grid, dir string, proto federation.Protocol, live ...liveHandler) *mallory {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
@@ -174,10 +176,10 @@ func newMallory(t *testing.T, victim *peertest.Grid, dir string) *mallory {
 		t.Fatal(err)
 	}
 	registry, err := federation.OpenRegistry(ctx, federation.RegistryConfig{
-		Store: db, Identity: id, Name: "mallory", Own: map[federation.Protocol][]string{federation.XMPP: {"m.grid.test"}},
+		Store: db, Identity: id, Name: "mallory", Own: map[federation.Protocol][]string{proto: {"m.grid.test"}},
 		Nodes: []federation.Node{{ID: "m", SPKI: id.NodeSPKI(), Addrs: []string{m.node.Self().ID()}}},
 		Policy: func(string) federation.Policy {
-			return federation.Policy{Allow: map[federation.Protocol]bool{federation.XMPP: true}, Limits: federation.DefaultLimits()}
+			return federation.Policy{Allow: map[federation.Protocol]bool{proto: true}, Limits: federation.DefaultLimits()}
 		},
 	})
 	if err != nil {
@@ -185,6 +187,9 @@ func newMallory(t *testing.T, victim *peertest.Grid, dir string) *mallory {
 	}
 	p := pairing.New(pairing.Config{Registry: registry, Store: db, Key: id.Key(), Nodes: func() []transports.Addr { return []transports.Addr{m.node.Self()} }})
 	m.links = newLinks(t, m.node, id, registry.Directory(), p.Handler())
+	for _, h := range live {
+		m.links.Handle(h.pattern, h)
+	}
 	done := make(chan error, 2)
 	go func() { done <- m.node.Run(ctx) }()
 	go func() { done <- m.links.Run(ctx) }()
@@ -202,6 +207,12 @@ func newMallory(t *testing.T, victim *peertest.Grid, dir string) *mallory {
 	}
 	m.grid = peer.ID
 	return m
+}
+
+// liveHandler answers live requests of peers.
+type liveHandler struct {
+	pattern string
+	http.Handler
 }
 
 func newLinks(t *testing.T, node *ygg.Node, id *federation.Identity, dir *federation.Directory, unknown http.Handler) *link.Links {
@@ -223,7 +234,17 @@ func newLinks(t *testing.T, node *ygg.Node, id *federation.Identity, dir *federa
 // bounded runs an attack, then wants the victim's memory and its other peer well.
 func (m *mallory) bounded(t *testing.T, w *world, attack func()) {
 	t.Helper()
-	g := m.victim.Gateway
+	bounded(t, m.victim.Gateway, attack)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := peertest.Exchange(ctx, w.alice, w.bob, io.Discard); err != nil {
+		t.Errorf("the neighbours were disturbed: %v", err)
+	}
+}
+
+// bounded runs an attack, then wants the memory of the gateway well.
+func bounded(t *testing.T, g *peertest.Gateway, attack func()) {
+	t.Helper()
 	if err := g.ResetPeak(); err != nil {
 		t.Fatal(err)
 	}
@@ -240,11 +261,6 @@ func (m *mallory) bounded(t *testing.T, w *world, attack func()) {
 	t.Logf("memory grew by %.1f MiB at most", float64(growth)/(1<<20))
 	if growth > maxGrowth {
 		t.Errorf("memory grew by %d MiB, at most %d are allowed", growth>>20, maxGrowth>>20)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := peertest.Exchange(ctx, w.alice, w.bob, io.Discard); err != nil {
-		t.Errorf("the neighbours were disturbed: %v", err)
 	}
 }
 

@@ -33,6 +33,11 @@ func newParish(t *testing.T, names ...string) *parish {
 			cfg.Mesh = []string{"--mesh-peer", mesh}
 		}
 		g := newGrid(t, cfg)
+		talkative := g.Homeserver.Config()
+		talkative.LogLevel = "debug" // says when it sends what
+		if err := g.Homeserver.Configure(talkative); err != nil {
+			t.Fatal(err)
+		}
 		if err := g.Start(ctx); err != nil {
 			t.Fatal(err)
 		}

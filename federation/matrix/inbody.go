@@ -110,8 +110,9 @@ func (b *inBody) grow() error {
 	if int64(len(b.bytes)) > b.most {
 		return errTooLarge
 	}
-	// One byte more than may come, to see that it does not.
-	size := min(max(2*int64(len(b.bytes)), bodyStart), b.most+1)
+	// One byte more than may come, to see that it does not. In few steps: what was
+	// outgrown is still in memory.
+	size := min(max(4*int64(len(b.bytes)), bodyStart), b.most+1)
 	if more := size - 1 - b.held; size > bodyFree && more > 0 {
 		if !b.q.bodies.TryAcquire(more) {
 			return errNoRoom

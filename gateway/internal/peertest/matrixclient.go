@@ -99,7 +99,8 @@ func matrixLogin(ctx context.Context, cfg MatrixConfig) (*MatrixClient, error) {
 		Name: cfg.User, stop: stop, done: make(chan struct{}),
 	}
 	s := &syncer{DefaultSyncer: mautrix.NewDefaultSyncer()}
-	// Nothing is left out, however odd its content.
+	// Nothing is left out, however odd its content, and however much comes at once.
+	s.FilterJSON = &mautrix.Filter{Room: &mautrix.RoomFilter{Timeline: &mautrix.FilterPart{Limit: inboxSize}}}
 	s.ParseErrorHandler = func(*event.Event, error) bool { return true }
 	s.OnSync(c.deviceLists)
 	s.OnEvent(func(_ context.Context, e *event.Event) {
