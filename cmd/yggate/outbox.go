@@ -24,8 +24,9 @@ retry     dial now the peers whose link is down, or one of them; or put dead/7
           into the queue again, although its sender has been told that it did not
           arrive
 drop      give up PEER chat/42, or with --all everything for PEER that is not on
-          its way: the senders are told with an error; or delete dead/7, which was
-          given up before
+          its way: the senders are told with an error, but for the transactions of
+          a homeserver (bulk/42), since Matrix has none; or delete dead/7, which
+          was given up before
 
 Addresses are shown as the senders wrote them. Items leave the queue by
 themselves: when the peer's gateway has them, or when their time is over.
@@ -255,10 +256,10 @@ func (o *outboxCall) drop(ctx context.Context, sh *shell, cl *admin.Client) erro
 		question = fmt.Sprintf("Delete dead/%d for good?", o.letter)
 		do = func() (admin.Done, error) { return cl.DropDead(ctx, o.letter) }
 	case o.all:
-		question = fmt.Sprintf("Give up everything that waits for %s, and tell the senders?", o.peer)
+		question = fmt.Sprintf("Give up everything that waits for %s?", o.peer)
 		do = func() (admin.Done, error) { return cl.DropAll(ctx, o.peer) }
 	default:
-		question = fmt.Sprintf("Give up %s/%d for %s, and tell its sender?", o.lane, o.seq, o.peer)
+		question = fmt.Sprintf("Give up %s/%d for %s?", o.lane, o.seq, o.peer)
 		do = func() (admin.Done, error) { return cl.DropQueued(ctx, o.peer, o.lane, o.seq) }
 	}
 	if !o.yes && isTerminal(sh.out) {
