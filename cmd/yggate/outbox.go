@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
 )
 
@@ -196,7 +197,7 @@ func (o *outboxCall) tellDead(sh *shell, letters []admin.Item) error {
 	}
 	var rows [][]string
 	for _, it := range letters {
-		rows = append(rows, []string{it.Name, it.Peer, it.Dead.Reason, ago(it.Dead.Died), yesNo(it.Dead.Told), parties(it)})
+		rows = append(rows, []string{it.Name, it.Peer, it.Dead.Reason, ago(it.Dead.Died), told(it, "yes", "no", ""), parties(it)})
 	}
 	if err := table(sh.out, []string{"ITEM", "PEER", "REASON", "GIVEN UP", "TOLD", "FROM -> TO"}, rows); err != nil {
 		return err
@@ -233,7 +234,7 @@ func (o *outboxCall) show(ctx context.Context, sh *shell, cl *admin.Client) erro
 	line("size", bytesText(int64(it.Bytes)))
 	if d := it.Dead; d != nil {
 		line("given up", moment(d.Died)+": "+deadReason(d))
-		line("sender", map[bool]string{true: "was told", false: "was not told yet"}[d.Told])
+		line("sender", told(it, "was told", "was not told yet", "is not told: Matrix has no way to"))
 	} else {
 		line("expires", moment(it.Expires))
 		line("sent", map[bool]string{true: "yes: the peer may have it", false: "no"}[it.Sent])
@@ -277,6 +278,18 @@ func (o *outboxCall) drop(ctx context.Context, sh *shell, cl *admin.Client) erro
 		return err
 	}
 	return tellDone(sh, o.flags, done)
+}
+
+// told says whether the sender of a dead letter knows, in these words; never is for
+// senders whose protocol has no errors.
+func told(it admin.Item, yes, no, never string) string {
+	switch {
+	case it.Protocol == string(federation.Matrix):
+		return never
+	case it.Dead.Told:
+		return yes
+	}
+	return no
 }
 
 // deadReason tells in words why an item was given up.
