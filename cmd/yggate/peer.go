@@ -17,7 +17,7 @@ var cmdPeer = command{
 	short: "list peers and decide about them",
 	long: `
 list      every grid that was ever a peer
-show      all that is known of one
+show      all that is known of one, and what the configuration allows it
 approve   let a pending peer link and hold its domains
 pause     let nothing cross until resume; its domains stay its own
 resume    end a pause
