@@ -19,24 +19,24 @@ import (
 // Fragment is one piece to add to one file of the operator's.
 type Fragment struct {
 	// File is the path it has on Debian.
-	File string
+	File string `json:"file"`
 	// Place says where in the file, and what to heed there.
-	Place string
+	Place string `json:"place"`
 	// Optional, when set, says for whom the fragment is.
-	Optional string
+	Optional string `json:"optional,omitempty"`
 	// What explains each line.
-	What string
+	What string `json:"what"`
 	// Text is the lines themselves, ending in a newline.
-	Text string
+	Text string `json:"text"`
 }
 
 // Guide is all that one server needs, in the order in which to do it.
 type Guide struct {
-	Server    string
-	Intro     string
-	Fragments []Fragment
+	Server    string     `json:"server"`
+	Intro     string     `json:"intro"`
+	Fragments []Fragment `json:"fragments"`
 	// End tells how to apply the fragments and how to see that they work.
-	End string
+	End string `json:"end"`
 }
 
 // Templates are the files of guides: in a directory for each server, intro.tmpl,
