@@ -14,6 +14,18 @@ import (
 
 // startGrids starts two paired grids whose gateways are peered directly.
 func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func() error, err error) {
+	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
+	return pairOf(ctx, dir, peertest.GridConfig{
+		Name: "a", Kind: setup.Ejabberd, Domain: "ga.grid.test", Mode: setup.DNS,
+		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh, "--metrics", metricsAddr("a")},
+	}, peertest.GridConfig{
+		Name: "b", Kind: setup.Prosody, Domain: "gb.grid.test", Mode: setup.DNS,
+		Mesh: []string{"--metrics", metricsAddr("b")},
+	})
+}
+
+// pairOf starts two grids in dir and makes them peers.
+func pairOf(ctx context.Context, dir string, first, second peertest.GridConfig) (a, b *peertest.Grid, stop func() error, err error) {
 	var started []*peertest.Grid
 	stopAll := func() error {
 		var errs []error
@@ -27,28 +39,18 @@ func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func
 			err = errors.Join(err, stopAll())
 		}
 	}()
-	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
-	start := func(cfg peertest.GridConfig) (*peertest.Grid, error) {
-		cfg.Dir, cfg.Mode = filepath.Join(dir, cfg.Name), setup.DNS
+	for _, cfg := range []peertest.GridConfig{first, second} {
+		cfg.Dir = filepath.Join(dir, cfg.Name)
 		g, err := peertest.NewGrid(ctx, cfg)
 		if err != nil {
-			return nil, err
+			return nil, nil, nil, err
 		}
 		started = append(started, g)
-		return g, g.Start(ctx)
+		if err := g.Start(ctx); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	if a, err = start(peertest.GridConfig{
-		Name: "a", Kind: setup.Ejabberd, Domain: "ga.grid.test",
-		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh, "--metrics", metricsAddr("a")},
-	}); err != nil {
-		return nil, nil, nil, err
-	}
-	if b, err = start(peertest.GridConfig{
-		Name: "b", Kind: setup.Prosody, Domain: "gb.grid.test",
-		Mesh: []string{"--metrics", metricsAddr("b")},
-	}); err != nil {
-		return nil, nil, nil, err
-	}
+	a, b = started[0], started[1]
 	return a, b, stopAll, peertest.Pair(ctx, a, b)
 }
 
