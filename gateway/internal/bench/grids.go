@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/yggate/yggate/federation/xmpp/setup"
@@ -61,6 +62,9 @@ func metricsAddr(name string) string {
 	return netip.AddrPortFrom(metricsIP, 9700+uint16(name[0])).String()
 }
 
+// metricsOf is where a gateway of metricsAddr serves them.
+func metricsOf(g *peertest.Gateway) string { return metricsAddr(strings.TrimPrefix(g.Name, "yggate ")) }
+
 // gatewayCost is what stanzas cost the gateways, without the servers.
 type gatewayCost struct {
 	gateways []*peertest.Gateway
@@ -95,12 +99,12 @@ func (c *gatewayCost) end(ctx context.Context, messages int) error {
 func (c *gatewayCost) read(ctx context.Context) ([]time.Duration, []float64, error) {
 	var cpus []time.Duration
 	var allocs []float64
-	for i, g := range c.gateways {
+	for _, g := range c.gateways {
 		cpu, err := g.CPU()
 		if err != nil {
 			return nil, nil, err
 		}
-		n, err := metric(ctx, metricsAddr(string(rune('a'+i))), "go_memstats_mallocs_total")
+		n, err := metric(ctx, metricsOf(g), "go_memstats_mallocs_total")
 		if err != nil {
 			return nil, nil, err
 		}

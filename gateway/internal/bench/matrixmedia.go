@@ -2,18 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
-	"path/filepath"
 	"time"
-
-	"github.com/yggate/yggate/gateway/internal/peertest"
 )
 
 // media compares downloads of one size: from a Dendrite that first has to get it
@@ -32,27 +25,8 @@ func (m *matrixBench) media(ctx context.Context, bare *bareGateways, link *bareL
 		{name: "file server, gateways", run: func(ctx context.Context) (time.Duration, time.Duration, error) { return bare.download(ctx, size) }},
 		{name: "link alone", run: func(ctx context.Context) (time.Duration, time.Duration, error) { return link.download(ctx, size) }},
 	}
-	for _, s := range subjects { // caches, connections, windows
-		if _, _, err := s.run(ctx); err != nil {
-			return fmt.Errorf("media, %s: %w", s.name, err)
-		}
-	}
-	for round := range 2 * m.o.rounds {
-		for i := range subjects {
-			s := subjects[(i+round)%len(subjects)]
-			ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-			whole, first, err := s.run(ctx)
-			cancel()
-			if err != nil {
-				return fmt.Errorf("media, %s: %w", s.name, err)
-			}
-			s.whole = append(s.whole, float64(size)/1e6/whole.Seconds())
-			s.first = append(s.first, milliseconds(first))
-		}
-	}
-	for _, s := range subjects {
-		fmt.Fprintf(m.o.out, "media of %d MiB  %-21s  %4.0f MB/s (%.0f to %.0f), the first byte after %.0f ms\n",
-			m.o.media, s.name, median(s.whole), quantile(s.whole, 0), quantile(s.whole, 1), median(s.first))
+	if err := inTurns(ctx, m.o, subjects); err != nil {
+		return err
 	}
 	for _, g := range m.gateways {
 		mem, err := g.Memory()
@@ -66,7 +40,33 @@ func (m *matrixBench) media(ctx context.Context, bare *bareGateways, link *bareL
 		goal{what: "media through the gateways, a file server behind, to the link alone", have: files.ratio(alone), want: 0.8, unit: "x"},
 		goal{what: "media through the gateways, Dendrites behind, to the link alone", have: gated.ratio(alone), want: 0.8, unit: "x"},
 	)
-	fmt.Fprintf(m.o.out, "media, Dendrites direct to the link alone: %.2f x; through gateways to direct: %.2f x\n", direct.ratio(alone), gated.ratio(direct))
+	fmt.Fprintf(m.o.out, "media, Dendrites direct to the link alone: %.2f x; through gateways to direct: %.2f x; if all share the processors: %.0f MB/s\n",
+		direct.ratio(alone), gated.ratio(direct), 1/(1/median(direct.whole)+1/median(files.whole)))
+	return nil
+}
+
+// inTurns has each way carry a body, again and again, and prints what came of it.
+func inTurns(ctx context.Context, o *options, subjects []*transfer) error {
+	for round := range 1 + 2*o.rounds {
+		for i := range subjects {
+			s := subjects[(i+round)%len(subjects)]
+			ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+			whole, first, err := s.run(ctx)
+			cancel()
+			if err != nil {
+				return fmt.Errorf("media, %s: %w", s.name, err)
+			}
+			if round == 0 {
+				continue // caches, connections, windows
+			}
+			s.whole = append(s.whole, float64(o.media<<20)/1e6/whole.Seconds())
+			s.first = append(s.first, milliseconds(first))
+		}
+	}
+	for _, s := range subjects {
+		fmt.Fprintf(o.out, "media of %d MiB  %-21s  %4.0f MB/s (%.0f to %.0f), the first byte after %.0f ms\n",
+			o.media, s.name, median(s.whole), quantile(s.whole, 0), quantile(s.whole, 1), median(s.first))
+	}
 	return nil
 }
 
@@ -119,76 +119,6 @@ func drain(body io.ReadCloser, begun time.Time, size int64) (whole, first time.D
 			return 0, 0, fmt.Errorf("after %d of %d bytes: %w", n, size, err)
 		}
 	}
-}
-
-// bareGateways is two gateways with no homeserver: this process asks the one as a
-// homeserver does, and answers the other.
-type bareGateways struct {
-	client *http.Client
-	name   string // the server name behind the far gateway
-}
-
-// startBare starts them.
-func startBare(ctx context.Context, dir string) (_ *bareGateways, stop func() error, err error) {
-	var stops []func() error
-	stop = func() (err error) {
-		for i := len(stops) - 1; i >= 0; i-- {
-			err = errors.Join(err, stops[i]())
-		}
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, stop())
-		}
-	}()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(peertest.Loopback(), 8008).String())
-	if err != nil {
-		return nil, nil, err
-	}
-	files := &http.Server{Handler: http.HandlerFunc(serveBody), ReadHeaderTimeout: time.Minute}
-	go func() { _ = files.Serve(l) }() // it ends with Close
-	stops = append(stops, files.Close)
-	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
-	proxy := netip.AddrPortFrom(peertest.Loopback(), 8118)
-	var grids [2]*peertest.Grid
-	for i, name := range []string{"c", "d"} {
-		domain := "g" + name + ".grid.test"
-		g, err := peertest.NewGateway(ctx, name, filepath.Join(dir, name), nil, "")
-		if err != nil {
-			return nil, nil, err
-		}
-		flags := []string{"--name", name, "--matrix", domain, "--matrix-server", "http://" + l.Addr().String()}
-		if i == 0 {
-			flags = append(flags, "--matrix-proxy", proxy.String(), "--mesh-listen", mesh, "--advertise", mesh)
-		} else {
-			flags = append(flags, "--matrix-proxy", netip.AddrPortFrom(peertest.Loopback(), 8118).String())
-		}
-		if err := g.Init(ctx, flags...); err != nil {
-			return nil, nil, err
-		}
-		grids[i] = &peertest.Grid{Name: name, Domain: domain, Gateway: g}
-		stops = append(stops, grids[i].Stop)
-		if err := grids[i].Start(ctx); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := peertest.Pair(ctx, grids[0], grids[1]); err != nil {
-		return nil, nil, err
-	}
-	issued, err := grids[0].Gateway.Setup(ctx, "dendrite")
-	if err != nil {
-		return nil, nil, err
-	}
-	return &bareGateways{name: grids[1].Domain, client: &http.Client{Transport: &http.Transport{
-		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: proxy.String()}),
-		TLSClientConfig: &tls.Config{RootCAs: issued.Pool}, DisableCompression: true,
-	}}}, stop, nil
-}
-
-// download gets a body as homeservers got media before it took a signature.
-func (b *bareGateways) download(ctx context.Context, size int64) (whole, first time.Duration, err error) {
-	return getBody(ctx, b.client.Do, fmt.Sprintf("https://%s/_matrix/media/v3/download/%s/%d", b.name, b.name, size), size)
 }
 
 func getBody(ctx context.Context, do func(*http.Request) (*http.Response, error), url string, size int64) (whole, first time.Duration, err error) {

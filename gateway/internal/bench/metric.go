@@ -3,11 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 )
+
+// errNoSamples says that nothing was counted yet.
+var errNoSamples = errors.New("there are no samples")
 
 // metric reads a figure from a Prometheus endpoint: the sum of the samples of that
 // name, whatever their labels.
@@ -38,7 +42,7 @@ func metric(ctx context.Context, addr, name string) (float64, error) {
 		return 0, fmt.Errorf("read metric %s: %w", name, err)
 	}
 	if !found {
-		return 0, fmt.Errorf("read metric %s: http://%s/metrics has none", name, addr)
+		return 0, fmt.Errorf("read metric %s of http://%s/metrics: %w", name, addr, errNoSamples)
 	}
 	return sum, nil
 }
