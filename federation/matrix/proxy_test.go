@@ -157,7 +157,7 @@ func TestListener(t *testing.T) {
 	})
 	for _, h2 := range []bool{false, true} {
 		tr := &http.Transport{
-			ForceAttemptHTTP2: h2, TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()},
+			Protocols: only(h2), TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()},
 			Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", s.direct) }, // what /etc/hosts does
 		}
 		c := &http.Client{Transport: tr, Timeout: patience}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 )
 
 // bareGateways is two gateways with no homeserver: this process asks the one as a
-// homeserver does, over HTTP/2 through CONNECT, and answers the other. What they
+// homeserver does, with a client like Dendrite's, and answers the other. What they
 // add is not hidden behind what a homeserver takes.
 type bareGateways struct {
 	gateways []*peertest.Gateway
@@ -90,7 +91,7 @@ func startBare(ctx context.Context, dir string) (b *bareGateways, stop func() er
 	}
 	b.client = &http.Client{Transport: &http.Transport{
 		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: proxies[0]}),
-		TLSClientConfig: &tls.Config{RootCAs: issued.Pool}, DisableCompression: true, ForceAttemptHTTP2: true,
+		TLSClientConfig: clientTLS(issued.Pool), DisableCompression: true, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 1,
 	}}
 	return b, stop, b.serveDirect(dir, server)
 }
@@ -120,9 +121,14 @@ func (b *bareGateways) serveDirect(dir string, server *http.Server) error {
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, network, l.Addr().String())
 		},
-		TLSClientConfig: &tls.Config{RootCAs: pool}, DisableCompression: true, ForceAttemptHTTP2: true,
+		TLSClientConfig: clientTLS(pool), DisableCompression: true, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 1,
 	}}
 	return nil
+}
+
+// clientTLS is what Dendrite's client has.
+func clientTLS(roots *x509.CertPool) *tls.Config {
+	return &tls.Config{RootCAs: roots, ClientSessionCache: tls.NewLRUClientSessionCache(0)}
 }
 
 // homeserver answers what is asked here, for both server names.

@@ -138,7 +138,7 @@ func serveBody(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(left, 10))
-	for buf := make([]byte, 32<<10); left > 0; {
+	for buf := make([]byte, 256<<10); left > 0; {
 		n, err := w.Write(buf[:min(left, int64(len(buf)))])
 		if err != nil {
 			return // the reader finds out that the rest is missing

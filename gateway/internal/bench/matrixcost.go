@@ -70,6 +70,15 @@ func (m *matrixBench) verification(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		connects, err := metric(ctx, addr, "yggate_matrix_connects_total")
+		if err != nil {
+			return err
+		}
+		passed, err := metric(ctx, addr, "yggate_matrix_out_requests_total")
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(m.o.out, "%s: %.0f connections of the homeserver for %.0f requests\n", g.Name, connects, passed)
 		mem, err := g.Memory()
 		if err != nil {
 			return err
