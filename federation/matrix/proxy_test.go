@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -158,7 +159,9 @@ func TestListener(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		tr := &http.Transport{
 			Protocols: only(h2), TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()},
-			Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", s.direct) }, // what /etc/hosts does
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "tcp", s.direct)
+			}, // what /etc/hosts does
 		}
 		c := &http.Client{Transport: tr, Timeout: patience}
 		for host, want := range map[string]string{"b.grid": "b.grid", "c.grid": "c.grid:" + port(t, s.direct)} {
