@@ -67,7 +67,7 @@ var layers = merge(
 		"gateway/config":                      {may: vocabulary},
 		"gateway/internal/peertest":           {may: []string{"federation/guide", "federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
-		"gateway/internal/bench":              {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
+		"gateway/internal/bench":              {may: []string{"federation", "federation/link", "federation/xmpp/setup", "gateway/internal/peertest", "transports", "transports/ygg"}},
 		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},

@@ -19,7 +19,7 @@ const (
 	// maxUnzipped bounds an answer that came compressed. It is what Synapse takes
 	// for the state of a room, which is the largest there is.
 	maxUnzipped = 500 << 20
-	copyBuffer  = 32 << 10
+	copyBuffer  = 64 << 10
 )
 
 var (

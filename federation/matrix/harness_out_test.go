@@ -144,11 +144,19 @@ func (s *side) publish(names ...string) {
 func (s *side) client(h2 bool) *http.Client {
 	proxy := &url.URL{Scheme: "http", Host: s.proxy}
 	t := &http.Transport{
-		Proxy: http.ProxyURL(proxy), ForceAttemptHTTP2: h2, DisableCompression: true,
+		Proxy: http.ProxyURL(proxy), Protocols: only(h2), DisableCompression: true,
 		TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()}, ExpectContinueTimeout: patience,
 	}
 	s.t.Cleanup(t.CloseIdleConnections)
 	return &http.Client{Transport: t, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// only is HTTP/2 or HTTP/1.1: of a client that has both, the gateway takes the latter.
+func only(h2 bool) *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP2(h2)
+	p.SetHTTP1(!h2)
+	return p
 }
 
 // answer is what came back.

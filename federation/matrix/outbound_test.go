@@ -19,6 +19,18 @@ import (
 	"github.com/yggate/yggate/federation/link"
 )
 
+// A homeserver that has both is given HTTP/1.1, which is faster here.
+func TestHTTP1IsPreferred(t *testing.T) {
+	s := newSide(t)
+	s.publish("b.grid")
+	s.links.serve(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	c := s.client(false)
+	c.Transport.(*http.Transport).Protocols.SetHTTP2(true)
+	if res := s.do(c, http.MethodGet, "https://b.grid/_matrix/federation/v1/version", nil); res.ProtoMajor != 1 || res.StatusCode != http.StatusOK {
+		t.Errorf("answer over %s: %s", res.Proto, res.Status)
+	}
+}
+
 // TestRequestPasses sends what homeservers send, by each way in, and looks at what
 // the peer's gateway gets: nothing that was signed may have changed.
 func TestRequestPasses(t *testing.T) {

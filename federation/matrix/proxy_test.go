@@ -162,7 +162,7 @@ func TestListener(t *testing.T) {
 	})
 	for _, h2 := range []bool{false, true} {
 		tr := &http.Transport{
-			ForceAttemptHTTP2: h2, TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()},
+			Protocols: only(h2), TLSClientConfig: &tls.Config{RootCAs: s.ca.Roots()},
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { // what /etc/hosts does
 				return (&net.Dialer{}).DialContext(ctx, "tcp", s.direct)
 			},

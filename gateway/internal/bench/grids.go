@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/yggate/yggate/federation/xmpp/setup"
@@ -14,6 +15,18 @@ import (
 
 // startGrids starts two paired grids whose gateways are peered directly.
 func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func() error, err error) {
+	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
+	return pairOf(ctx, dir, peertest.GridConfig{
+		Name: "a", Kind: setup.Ejabberd, Domain: "ga.grid.test", Mode: setup.DNS,
+		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh, "--metrics", metricsAddr("a")},
+	}, peertest.GridConfig{
+		Name: "b", Kind: setup.Prosody, Domain: "gb.grid.test", Mode: setup.DNS,
+		Mesh: []string{"--metrics", metricsAddr("b")},
+	})
+}
+
+// pairOf starts two grids in dir and makes them peers.
+func pairOf(ctx context.Context, dir string, first, second peertest.GridConfig) (a, b *peertest.Grid, stop func() error, err error) {
 	var started []*peertest.Grid
 	stopAll := func() error {
 		var errs []error
@@ -27,28 +40,18 @@ func startGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func
 			err = errors.Join(err, stopAll())
 		}
 	}()
-	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
-	start := func(cfg peertest.GridConfig) (*peertest.Grid, error) {
-		cfg.Dir, cfg.Mode = filepath.Join(dir, cfg.Name), setup.DNS
+	for _, cfg := range []peertest.GridConfig{first, second} {
+		cfg.Dir = filepath.Join(dir, cfg.Name)
 		g, err := peertest.NewGrid(ctx, cfg)
 		if err != nil {
-			return nil, err
+			return nil, nil, nil, err
 		}
 		started = append(started, g)
-		return g, g.Start(ctx)
+		if err := g.Start(ctx); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	if a, err = start(peertest.GridConfig{
-		Name: "a", Kind: setup.Ejabberd, Domain: "ga.grid.test",
-		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh, "--metrics", metricsAddr("a")},
-	}); err != nil {
-		return nil, nil, nil, err
-	}
-	if b, err = start(peertest.GridConfig{
-		Name: "b", Kind: setup.Prosody, Domain: "gb.grid.test",
-		Mesh: []string{"--metrics", metricsAddr("b")},
-	}); err != nil {
-		return nil, nil, nil, err
-	}
+	a, b = started[0], started[1]
 	return a, b, stopAll, peertest.Pair(ctx, a, b)
 }
 
@@ -58,6 +61,9 @@ var metricsIP = peertest.Loopback()
 func metricsAddr(name string) string {
 	return netip.AddrPortFrom(metricsIP, 9700+uint16(name[0])).String()
 }
+
+// metricsOf is where a gateway of metricsAddr serves them.
+func metricsOf(g *peertest.Gateway) string { return metricsAddr(strings.TrimPrefix(g.Name, "yggate ")) }
 
 // gatewayCost is what stanzas cost the gateways, without the servers.
 type gatewayCost struct {
@@ -93,12 +99,12 @@ func (c *gatewayCost) end(ctx context.Context, messages int) error {
 func (c *gatewayCost) read(ctx context.Context) ([]time.Duration, []float64, error) {
 	var cpus []time.Duration
 	var allocs []float64
-	for i, g := range c.gateways {
+	for _, g := range c.gateways {
 		cpu, err := g.CPU()
 		if err != nil {
 			return nil, nil, err
 		}
-		n, err := metric(ctx, metricsAddr(string(rune('a'+i))), "go_memstats_mallocs_total")
+		n, err := metric(ctx, metricsOf(g), "go_memstats_mallocs_total")
 		if err != nil {
 			return nil, nil, err
 		}

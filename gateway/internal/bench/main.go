@@ -2,7 +2,7 @@
 // without it, in one run and in alternating rounds, and prints ratios: this
 // machine's own speed, and whatever else it does, cancel out.
 //
-//	go run ./gateway/internal/bench [-strict] [-rounds N] [-messages N] [xmpp] [idle]
+//	go run ./gateway/internal/bench [flags] [xmpp] [matrix] [bare] [idle]
 //
 // docs/benchmarks.md says how to read the figures.
 package main
@@ -21,7 +21,10 @@ import (
 
 // options are what the command line says.
 type options struct {
-	rounds, messages int
+	rounds, messages int   // of XMPP
+	pairs, events    int   // of Matrix
+	media            int64 // MiB
+	dir              string
 	out              io.Writer
 	goals            []goal
 }
@@ -49,6 +52,10 @@ func main() {
 	strict := flag.Bool("strict", false, "exit with an error if a goal is missed")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each measurement; the median counts")
 	flag.IntVar(&o.messages, "messages", 10000, "messages of a throughput round")
+	flag.IntVar(&o.pairs, "pairs", 300, "Matrix messages, one at a time, of a round on each system")
+	flag.IntVar(&o.events, "events", 300, "Matrix events of a throughput block; a round has four on each system")
+	flag.Int64Var(&o.media, "media", 100, "size of Matrix media in MiB")
+	flag.StringVar(&o.dir, "dir", "", "where the servers keep their data (default: a new directory below the system's)")
 	flag.Parse()
 	err := run(ctx, &o, flag.Args())
 	if err == nil && *strict && slices.ContainsFunc(o.goals, func(g goal) bool { return !g.met() }) {
@@ -61,16 +68,16 @@ func main() {
 }
 
 func run(ctx context.Context, o *options, which []string) error {
-	parts := map[string]func(context.Context, *options, string) error{"xmpp": benchXMPP, "idle": benchIdle}
+	parts := map[string]func(context.Context, *options, string) error{"xmpp": benchXMPP, "matrix": benchMatrix, "bare": benchBare, "idle": benchIdle}
 	if len(which) == 0 {
-		which = []string{"xmpp", "idle"}
+		which = []string{"xmpp", "matrix", "bare", "idle"}
 	}
 	for _, name := range which {
 		part, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("%q is no benchmark: xmpp, idle", name)
+			return fmt.Errorf("%q is no benchmark: xmpp, matrix, bare, idle", name)
 		}
-		dir, err := os.MkdirTemp("", "yggate-bench-")
+		dir, err := os.MkdirTemp(o.dir, "yggate-bench-")
 		if err != nil {
 			return err
 		}

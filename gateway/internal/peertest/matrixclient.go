@@ -102,6 +102,7 @@ func matrixLogin(ctx context.Context, cfg MatrixConfig) (*MatrixClient, error) {
 	// Nothing is left out, however odd its content, and however much comes at once.
 	s.FilterJSON = &mautrix.Filter{Room: &mautrix.RoomFilter{Timeline: &mautrix.FilterPart{Limit: inboxSize}}}
 	s.ParseErrorHandler = func(*event.Event, error) bool { return true }
+	s.FilterJSON = &mautrix.Filter{Room: &mautrix.RoomFilter{Timeline: &mautrix.FilterPart{Limit: timelineLimit}}}
 	s.OnSync(c.deviceLists)
 	s.OnEvent(func(_ context.Context, e *event.Event) {
 		c.add(MatrixEvent{Time: time.Now(), Source: e.Mautrix.EventSource, Event: e})
@@ -126,6 +127,10 @@ func newMautrix(url string, dial func(ctx context.Context, network, addr string)
 	m.Client = &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 8}}
 	return m, nil
 }
+
+// timelineLimit is more than comes between two syncs, also under load. Of what is
+// more, /sync tells the last only.
+const timelineLimit = 1000
 
 // syncer keeps trying: a server of a test may be down for a while.
 type syncer struct{ *mautrix.DefaultSyncer }
