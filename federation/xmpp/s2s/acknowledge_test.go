@@ -2,7 +2,6 @@ package s2s
 
 import (
 	"io"
-	"net"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -11,25 +10,7 @@ import (
 // TestAcknowledgeHurriesKernel: having answered, the kernel does not keep its own
 // acknowledgement of what comes next for the answer after that.
 func TestAcknowledgeHurriesKernel(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	server, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, server := linked(t)
 	// To the kernel it is a dialogue once each side has answered the other, soon.
 	turn := func(say func([]byte) error) {
 		t.Helper()
@@ -47,12 +28,13 @@ func TestAcknowledgeHurriesKernel(t *testing.T) {
 	}
 	hurries := func() (yes int) {
 		t.Helper()
-		if e := raw.Control(func(fd uintptr) { yes, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK) }); e != nil || err != nil {
+		var err error
+		if e := conn.raw.Control(func(fd uintptr) { yes, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK) }); e != nil || err != nil {
 			t.Fatal(e, err)
 		}
 		return yes
 	}
-	in := &inbound{stream: newStream(conn, patience), raw: raw}
+	in := &inbound{stream: newStream(conn, patience), arrivals: conn}
 	turn(in.write)
 	if hurries() != 0 {
 		t.Error("the kernel does not wait for answers of itself: nothing is tested")

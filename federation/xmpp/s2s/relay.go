@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/yggate/yggate/federation/xmpp/frame"
 )
@@ -16,8 +15,13 @@ import (
 // stream ends, and says why it did.
 func (in *inbound) relay(ctx context.Context) error {
 	in.rd.SetLimits(frame.Limits{Stanza: in.s.limits.Stanza})
+	in.rd.SetSource(&gathering{Reader: in.conn, below: in.arrivals})
 	var batch [][]byte
+	var pace pace
 	for {
+		if pace.busy(batch, time.Now()) {
+			rest(ctx)
+		}
 		clear(batch)
 		var err error
 		batch, err = in.rd.Batch(batch[:0])
@@ -154,16 +158,7 @@ func (in *inbound) acknowledge(ack []byte) error {
 	if err := in.write(ack); err != nil {
 		return err
 	}
-	if in.raw == nil {
-		return nil
-	}
-	var err error
-	if e := in.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
-	}); e != nil {
-		return e // it is closed
-	}
-	return err
+	return in.arrivals.hurry()
 }
 
 // lastAck tells a server that is still there how many of its stanzas are settled,
