@@ -44,6 +44,10 @@ func (r *Reader) SetLimits(lim Limits) {
 	r.used = 0
 }
 
+// SetSource has the stream read from src, which goes on where the reader below has
+// left off.
+func (r *Reader) SetSource(src io.Reader) { r.r = src }
+
 // Buffered is the number of bytes read and not yielded. It must be zero where a
 // handshake changes to TLS: what stands here then was never protected.
 func (r *Reader) Buffered() int { return len(r.buf) - r.from }

@@ -9,8 +9,13 @@ import (
 const (
 	// ackEvery is how many settled stanzas a server is told of without asking.
 	ackEvery = 100
-	// ackDelay is how long fewer of them wait for more.
+	// ackDelay is how long fewer of them wait for more, and how long a server that
+	// asks waits at most for what it asked about to be settled.
 	ackDelay = time.Second
+	// ackSpace is the least time between two acknowledgements. Prosody's mod_smacks
+	// answers each with the next request while anything is unacknowledged, so that
+	// under load as many would go back and forth as the connection carries.
+	ackSpace = 20 * time.Millisecond
 	// batchCost is charged for a batch beside its bytes, so that a flood of the
 	// smallest is bounded too.
 	batchCost = 128
@@ -19,6 +24,11 @@ const (
 // handled counts what the local server sent on a stream since it has enabled
 // stream management, and tells it what of that is settled (XEP-0198 §4). Batches
 // are settled in any order, and count in that of the stream.
+//
+// A server that asks is answered once, when what it asked about is settled: an
+// answer before that would say nothing new, and have to be followed by another.
+// It is held back for a time at most, as XEP-0198 §4 has it, and no stanza
+// waits for it.
 type handled struct {
 	limit int // bytes of what is not counted yet
 	write func([]byte) error
@@ -34,10 +44,13 @@ type handled struct {
 	taken       uint32 // stanzas, modulo 2^32, as all counts here
 	count       uint32 // of settled stanzas with none unsettled before them
 	told        uint32 // count as the server last heard it
-	asked       uint32 // taken when it last asked
+	toldAt      time.Time
+	asks        bool   // it has asked and not been answered
+	asked       uint32 // taken when it first did
+	askedLast   uint32 // and when it last did
 	moved       chan struct{}
-	idle        *time.Timer // wakes run after ackDelay
-	ticking     bool        // idle is running
+	alarm       *time.Timer // wakes run
+	due         time.Time   // when; zero if it does not
 }
 
 // batch is a number of stanzas that the handler was given in one call.
@@ -53,8 +66,8 @@ type batch struct {
 // broken is called if it cannot.
 func newHandled(limit int, write func([]byte) error, broken func()) *handled {
 	c := &handled{limit: limit, write: write, wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan error, 1)}
-	c.idle = time.AfterFunc(ackDelay, c.signal)
-	c.idle.Stop()
+	c.alarm = time.AfterFunc(ackDelay, c.signal)
+	c.alarm.Stop()
 	go func() {
 		err := c.run()
 		if err != nil {
@@ -78,7 +91,7 @@ func (c *handled) run() error {
 	for {
 		select {
 		case <-c.wake:
-			if err := c.tell(false); err != nil {
+			if err := c.tell(); err != nil {
 				return err
 			}
 		case <-c.stop:
@@ -170,36 +183,78 @@ func (c *handled) advance() {
 		close(c.moved)
 		c.moved = nil
 	}
-	switch owed := c.count - c.told; {
-	case owed == 0:
-	case owed >= ackEvery, int32(c.asked-c.told) > 0: // it asked and was told less than it asked about
-		c.signal()
-	case !c.ticking:
-		c.ticking = true
-		c.idle.Reset(ackDelay)
+	c.arrange()
+}
+
+// arrange sees to it that run tells the server when it is time. It needs c.mu.
+func (c *handled) arrange() {
+	owed, answer := c.count-c.told, c.asks && int32(c.asked-c.count) <= 0
+	switch {
+	case answer || owed >= ackEvery:
+		c.tellAt(c.toldAt.Add(ackSpace))
+	case owed > 0 || c.asks:
+		if c.due.IsZero() {
+			c.tellAt(time.Now().Add(ackDelay))
+		}
 	}
 }
 
-// tell sends the count if the server asks for it, or has not heard it.
-func (c *handled) tell(asks bool) error {
+// tellAt wakes run at that time, unless it will be earlier. It needs c.mu.
+func (c *handled) tellAt(at time.Time) {
+	if !c.due.IsZero() && !at.Before(c.due) {
+		return
+	}
+	c.due = at
+	if wait := time.Until(at); wait > 0 {
+		c.alarm.Reset(wait)
+	} else {
+		c.alarm.Stop()
+		c.signal()
+	}
+}
+
+// ask notes that the server wants to hear how much of what it sent is settled.
+func (c *handled) ask() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.askedLast = c.taken
+	if !c.asks {
+		c.asks, c.asked = true, c.taken
+	}
+	c.arrange()
+}
+
+// tell sends the count, if it is time for that.
+func (c *handled) tell() error {
 	c.telling.Lock()
 	defer c.telling.Unlock()
 	c.mu.Lock()
-	c.ticking = false
-	c.idle.Stop()
-	if asks {
-		c.asked = c.taken
-	}
-	h, news := c.count, c.count != c.told
-	c.told = h
-	if int32(c.asked-h) < 0 {
-		c.asked = h // or it would seem to lie ahead one day
-	}
-	c.mu.Unlock()
-	if !asks && !news {
+	if c.due.IsZero() || time.Now().Before(c.due) {
+		c.mu.Unlock() // lastWord was faster
 		return nil
 	}
+	h := c.said()
+	c.mu.Unlock()
 	return c.write(smAck(h))
+}
+
+// lastWord sends the count at once.
+func (c *handled) lastWord() error {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	c.mu.Lock()
+	h := c.said()
+	c.mu.Unlock()
+	return c.write(smAck(h))
+}
+
+// said takes the count for told, and returns it. It needs c.mu.
+func (c *handled) said() uint32 {
+	c.told, c.toldAt, c.due = c.count, time.Now(), time.Time{}
+	c.alarm.Stop()
+	c.asks, c.asked = c.asks && int32(c.askedLast-c.count) > 0, c.askedLast
+	c.arrange()
+	return c.count
 }
 
 // finish waits until all is settled, at most so long, and ends the goroutine. Its
@@ -216,7 +271,9 @@ func (c *handled) finish(within time.Duration) error {
 		}
 	}
 	close(c.stop)
-	c.idle.Stop()
+	c.mu.Lock()
+	c.alarm.Stop()
+	c.mu.Unlock()
 	return <-c.ended
 }
 

@@ -71,12 +71,10 @@ func TestHandledInOrder(t *testing.T) {
 		defer l.close()
 		one, two, three := l.taking(1), l.taking(20), l.taking(300)
 		three.settle()
-		if err := l.tell(true); err != nil {
-			t.Fatal(err)
-		}
-		l.toldOnly(0)
+		l.ask()
+		l.toldOnly()
 		one.settle()
-		l.toldOnly(1)
+		l.toldOnly()
 		two.settle()
 		l.toldOnly(321)
 		one.settle() // a handler that says so again must not count it again
@@ -92,14 +90,13 @@ func TestHandledIsTold(t *testing.T) {
 		l := newLedger(t, 1<<20)
 		defer l.close()
 		first, second := l.taking(1), l.taking(1)
-		if err := l.tell(true); err != nil {
-			t.Fatal(err)
-		}
-		l.toldOnly(0)
+		l.ask()
 		first.settle()
-		l.toldOnly(1)
+		l.toldOnly()
 		second.settle()
 		l.toldOnly(2) // all that it asked about
+		time.Sleep(time.Hour)
+		l.toldOnly()
 
 		l.taking(ackEvery - 1).settle()
 		l.toldOnly()
@@ -113,6 +110,75 @@ func TestHandledIsTold(t *testing.T) {
 		l.toldOnly(ackEvery + 5)
 		time.Sleep(time.Hour)
 		l.toldOnly()
+		l.ask() // though there is no news
+		l.toldOnly(ackEvery + 5)
+	})
+}
+
+// TestHandledAnswersOnce has a server that asks and asks while its stanzas are not
+// settled, as Prosody does.
+func TestHandledAnswersOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		first := l.taking(1)
+		l.ask()
+		l.ask()
+		second := l.taking(1)
+		l.ask()
+		first.settle()
+		l.toldOnly(1) // the first request; the last is about more
+		second.settle()
+		l.toldOnly()
+		time.Sleep(ackSpace - 1)
+		l.toldOnly()
+		time.Sleep(1)
+		l.toldOnly(2)
+		time.Sleep(time.Hour)
+		l.toldOnly()
+	})
+}
+
+// TestHandledAnswersInTime has a store that takes nothing: the server that asks
+// hears so, at times.
+func TestHandledAnswersInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		l.taking(1).settle()
+		stuck := l.taking(1)
+		l.ask()
+		l.toldOnly()
+		time.Sleep(ackDelay)
+		l.toldOnly(1)
+		time.Sleep(ackDelay)
+		l.toldOnly(1) // its request is not answered in full
+		stuck.settle()
+		time.Sleep(ackSpace)
+		l.toldOnly(2)
+		time.Sleep(time.Hour)
+		l.toldOnly()
+	})
+}
+
+// TestHandledSpaces has a server whose every acknowledgement brings the next
+// request.
+func TestHandledSpaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(t, 1<<20)
+		defer l.close()
+		began := time.Now()
+		for range 1000 {
+			l.ask()
+			l.taking(1).settle()
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if most := int(time.Since(began)/ackSpace) + 1; len(l.acks) > most || len(l.acks) < most/2 {
+			t.Errorf("%d acknowledgements in %v, want %d", len(l.acks), time.Since(began), most)
+		}
 	})
 }
 
@@ -123,20 +189,17 @@ func TestHandledWraps(t *testing.T) {
 		defer l.close()
 		const near = math.MaxUint32 - 1
 		l.handled.taken, l.handled.count, l.handled.told, l.handled.asked = near, near, near, 0 // last asked long ago
-		if err := l.tell(true); err != nil {
-			t.Fatal(err)
-		}
+		l.ask()
 		l.toldOnly(near)
 		l.taking(5).settle()
 		l.toldOnly()
 		time.Sleep(ackDelay)
 		l.toldOnly(3)
 		b := l.taking(1)
-		if err := l.tell(true); err != nil {
-			t.Fatal(err)
-		}
+		l.ask()
+		time.Sleep(ackSpace)
 		b.settle()
-		l.toldOnly(3, 4)
+		l.toldOnly(4)
 	})
 }
 
@@ -146,10 +209,13 @@ func TestHandledAskedLongAgo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t, 1<<20)
 		defer l.close()
-		l.taking(1 << 31).settle()
-		l.toldOnly(1 << 31)
-		l.taking(1 << 30).settle()
-		l.toldOnly(3 << 30)
+		l.ask()
+		l.toldOnly(0)
+		for n := uint32(1); n <= 3; n++ {
+			time.Sleep(ackSpace)
+			l.taking(1 << 30).settle()
+			l.toldOnly(n << 30)
+		}
 		l.taking(1).settle()
 		l.toldOnly()
 	})
@@ -197,7 +263,7 @@ func TestHandledFinish(t *testing.T) {
 		if err := l.finish(time.Minute); err != nil || time.Since(began) != time.Second {
 			t.Errorf("finish took %v: %v", time.Since(began), err)
 		}
-		if err := l.tell(true); err != nil {
+		if err := l.lastWord(); err != nil {
 			t.Fatal(err)
 		}
 		l.toldOnly(7)
@@ -248,16 +314,14 @@ func TestHandledNeverTakesBack(t *testing.T) {
 		}
 		settlers.Go(b.settle)
 		if rand.IntN(4) == 0 {
-			if err := c.tell(true); err != nil {
-				t.Fatal(err)
-			}
+			c.ask()
 		}
 	}
 	settlers.Wait()
 	if err := c.finish(patience); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.tell(true); err != nil {
+	if err := c.lastWord(); err != nil {
 		t.Fatal(err)
 	}
 	if last := heard[len(heard)-1]; last != int(c.taken) || !slices.IsSorted(heard) {

@@ -32,13 +32,19 @@ type inbound struct {
 	id       string   // that we gave the current stream
 	unproven error    // why the certificate does not prove from, nil if it does
 	handled  *handled // nil until the server has enabled stream management
+	arrivals *arrivals
 }
 
 // serve lives as long as the connection.
-func (s *Streams) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
-	in := &inbound{stream: newStream(conn, s.limits.Write), s: s, log: s.log.With("dir", dirIn)}
-	err := in.shake(ctx, conn)
+func (s *Streams) serve(ctx context.Context, tcp *net.TCPConn) {
+	defer tcp.Close()
+	conn, err := newArrivals(tcp)
+	if err != nil {
+		s.log.Error("take s2s connection", "err", err)
+		return
+	}
+	in := &inbound{stream: newStream(conn, s.limits.Write), arrivals: conn, s: s, log: s.log.With("dir", dirIn)}
+	err = in.shake(ctx, conn)
 	s.metrics.handshake(dirIn, outcome(err))
 	in.log = in.log.With("domain", in.from, "to", in.to)
 	if err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/yggate/yggate/federation/xmpp/frame"
 )
@@ -14,8 +15,13 @@ import (
 // stream ends, and says why it did.
 func (in *inbound) relay(ctx context.Context) error {
 	in.rd.SetLimits(frame.Limits{Stanza: in.s.limits.Stanza})
+	in.rd.SetSource(&gathering{Reader: in.conn, below: in.arrivals})
 	var batch [][]byte
+	var pace pace
 	for {
+		if pace.busy(batch, time.Now()) {
+			rest(ctx)
+		}
 		clear(batch)
 		var err error
 		batch, err = in.rd.Batch(batch[:0])
@@ -96,7 +102,8 @@ func hasName(b []byte, name string) bool {
 // has to the domain.
 func (in *inbound) other(b []byte) error {
 	if in.handled != nil && string(b) == smRequest { // as stock servers write it, after each stanza
-		return in.handled.tell(true)
+		in.handled.ask()
+		return nil
 	}
 	el, err := in.rd.Decode(b)
 	if err != nil {
@@ -121,7 +128,7 @@ func (in *inbound) manage(el *frame.Element) error {
 	switch {
 	case what == "enable" && in.handled == nil:
 		broken := func() { _ = in.conn.SetReadDeadline(past) } // relay ends, whatever this says
-		in.handled = newHandled(in.s.limits.Unsettled, in.write, broken)
+		in.handled = newHandled(in.s.limits.Unsettled, in.acknowledge, broken)
 		return in.send(smEnabled)
 	case what == "enable":
 		return refuse(frame.PolicyViolation, "stream management is enabled already")
@@ -132,13 +139,26 @@ func (in *inbound) manage(el *frame.Element) error {
 	case in.handled == nil:
 		return in.send(smFailed, "unexpected-request")
 	case what == "r":
-		return in.handled.tell(true)
+		in.handled.ask()
+		return nil
 	}
 	h, err := handledCount(el)
 	if err == nil && h > 0 { // no stanza goes this way on this stream
 		err = &countError{h: h}
 	}
 	return err
+}
+
+// acknowledge writes an <a/>. Having sent something, the kernel takes the stream
+// for a dialogue and keeps its own acknowledgement of what comes next for up to
+// 40 ms, to put it into an answer; there is none, and Prosody, which leaves Nagle's
+// algorithm on, does not send the next stanza until it has that (tcp(7),
+// TCP_QUICKACK).
+func (in *inbound) acknowledge(ack []byte) error {
+	if err := in.write(ack); err != nil {
+		return err
+	}
+	return in.arrivals.hurry()
 }
 
 // lastAck tells a server that is still there how many of its stanzas are settled,
@@ -157,7 +177,7 @@ func (in *inbound) lastAck(ctx context.Context, why error) error {
 	}
 	if !gone {
 		// That it may be gone in the meantime is no matter: it has heard less.
-		_ = in.handled.tell(true)
+		_ = in.handled.lastWord()
 	}
 	return why
 }

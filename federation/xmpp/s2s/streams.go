@@ -130,7 +130,7 @@ func (s *Streams) Run(ctx context.Context) error {
 	defer closeListener()
 	defer context.AfterFunc(ctx, closeListener)()
 	for {
-		conn, err := l.Accept()
+		conn, err := l.(*net.TCPListener).AcceptTCP()
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -17,6 +17,7 @@ type way struct {
 	from, to peertest.Party
 	rate     []float64 // messages/s of each round
 	p50, p99 []float64 // milliseconds of each round
+	costs    costs     // of the rate
 }
 
 // system is two servers and how they meet.
@@ -66,15 +67,24 @@ func benchXMPP(ctx context.Context, o *options, dir string) (err error) {
 		}
 		defer ejabberd.Close()
 		defer prosody.Close()
+		procs := [][]*peertest.Process{
+			{direct.Ejabberd.Process, direct.Prosody.Process},
+			{a.Server.Process, b.Server.Process, a.Gateway.Process, b.Gateway.Process},
+		}[i]
 		for _, s := range [][]*system{{straight}, {durable, memory}}[i] {
 			s.ways = []*way{
-				{name: "ejabberd -> Prosody", from: ejabberd, to: prosody},
-				{name: "Prosody -> ejabberd", from: prosody, to: ejabberd},
+				{name: "ejabberd -> Prosody", from: ejabberd, to: prosody, costs: costs{procs: procs}},
+				{name: "Prosody -> ejabberd", from: prosody, to: ejabberd, costs: costs{procs: procs}},
 			}
 		}
 	}
 	if err := rounds(ctx, o, []*system{straight, memory, durable}); err != nil {
 		return err
+	}
+	for _, s := range []*system{straight, memory, durable} {
+		for _, w := range s.ways {
+			w.costs.report(o.out, s.name+", "+w.name)
+		}
 	}
 	compare(o, straight, durable)
 	compareKept(o, memory, durable)
@@ -130,8 +140,14 @@ func (w *way) measure(ctx context.Context, o *options, s *system) error {
 			return err
 		}
 	}
+	if err := w.costs.begin(); err != nil {
+		return err
+	}
 	bulk, err := peertest.Load{Messages: o.messages, Window: 500, Body: 200, NoStore: s.noStore}.Run(ctx, w.from, w.to)
 	if err != nil {
+		return err
+	}
+	if err := w.costs.end(o.messages); err != nil {
 		return err
 	}
 	if s.cost != nil {

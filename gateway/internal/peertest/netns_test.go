@@ -152,6 +152,9 @@ func TestServerInNetns(t *testing.T) {
 		if cpu, err := s.CPU(); err != nil || cpu <= 0 {
 			t.Errorf("processor time of %s: %v, %v", kind, cpu, err)
 		}
+		if reads, writes, err := s.Calls(); err != nil || reads <= 0 || writes <= 0 {
+			t.Errorf("system calls of %s: %d reads, %d writes, %v", kind, reads, writes, err)
+		}
 	}
 }
 

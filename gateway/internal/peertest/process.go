@@ -261,3 +261,22 @@ func tail(file string, lines int) string {
 	all := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
+
+// Calls is how many times the run has read and written, of files and connections
+// alike: the system calls behind read(2) and write(2) and those like them, see
+// proc_pid_io(5).
+func (p *Process) Calls() (reads, writes int64, err error) {
+	pid := p.Pid()
+	if pid == 0 {
+		return 0, 0, fmt.Errorf("system calls of %s: it does not run", p.Name)
+	}
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "io"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("system calls of %s: %w", p.Name, err)
+	}
+	var other int64
+	if _, err := fmt.Sscanf(string(raw), "rchar: %d\nwchar: %d\nsyscr: %d\nsyscw: %d\n", &other, &other, &reads, &writes); err != nil {
+		return 0, 0, fmt.Errorf("system calls of %s: /proc/%d/io: %w", p.Name, pid, err)
+	}
+	return reads, writes, nil
+}
