@@ -36,7 +36,8 @@ const (
 	// after the last time: Dendrite heeds one request a minute of each server.
 	wakeTimes = 2
 	wakeAgain = 65 * time.Second
-	// After a failure the next lookup waits, twice as long each time.
+	// After a failure the next lookup waits, twice as long each time; not while it is
+	// the own homeserver that is away.
 	wakeMin = time.Second
 	wakeMax = time.Minute
 	// troublePause is how long a server that failed is left alone before it is asked
@@ -336,20 +337,24 @@ func (k *wake) try(ctx context.Context, name string) {
 		log.Debug("the homeserver has spoken to the peer's")
 		return
 	}
-	result := "far"
+	result, first := "far", s.why == ""
 	switch {
 	case err != nil:
-		result, s.why = "own", "the own homeserver does not answer: "+err.Error()
+		// To see whether it is back costs nothing, and nobody else can see it.
+		result, s.wait, s.why = "own", k.w.pace.min, "the own homeserver does not answer: "+err.Error()
 	case !s.seen:
 		result, s.why = "unproxied", fmt.Sprintf("the own homeserver answers %d without having asked the gateway: is its proxy set to this gateway, and does it trust the local CA? (yggate setup prints how)", status)
 	default:
 		s.why = "the peer's homeserver did not answer"
 	}
 	k.w.o.metrics.wakes.WithLabelValues(k.peerName(), result).Inc()
-	if s.wait == k.w.pace.min { // the first of a row
+	if first { // of a row
 		log.Info("the homeserver could not be made to speak to the peer's; it is tried again", "reason", s.why)
 	}
-	s.due, s.wait = now.Add(s.wait), min(2*s.wait, k.w.pace.max)
+	s.due = now.Add(s.wait)
+	if err == nil {
+		s.wait = min(2*s.wait, k.w.pace.max)
+	}
 }
 
 func (k *wake) peerName() string {

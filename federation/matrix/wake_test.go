@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +159,20 @@ func TestWakeIsTriedAgain(t *testing.T) {
 			eventually(t, "the far homeserver is reached", func() bool { w := s.wakeOf("b.grid"); return w.Problem == "" && !w.Reached.IsZero() })
 		})
 	}
+}
+
+// TestWakeOfOwnHomeserver: that it is back is seen at once, however long it was away.
+func TestWakeOfOwnHomeserver(t *testing.T) {
+	s := newSide(t)
+	s.a.out.wakes.pace.max = time.Hour
+	var lookups atomic.Int64
+	s.hs.serve(func(http.ResponseWriter, *http.Request) {
+		lookups.Add(1)
+		panic(http.ErrAbortHandler)
+	})
+	s.a.PeerUp(s.bob.ID)
+	// Each twice as long after the one before, this would take an hour.
+	eventually(t, "it is tried again and again", func() bool { return lookups.Load() >= 22 })
 }
 
 // TestWakeAfterTrouble: a far homeserver that restarts while the link is up.
