@@ -130,9 +130,9 @@ func TestHandledAnswersOnce(t *testing.T) {
 		l.toldOnly(1) // the first request; the last is about more
 		second.settle()
 		l.toldOnly()
-		time.Sleep(ackSpace - 1)
+		time.Sleep(ackSpace - time.Nanosecond)
 		l.toldOnly()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		l.toldOnly(2)
 		time.Sleep(time.Hour)
 		l.toldOnly()
