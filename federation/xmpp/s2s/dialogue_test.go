@@ -299,10 +299,10 @@ func TestStreamLimit(t *testing.T) {
 	ca, h := openCA(t), newRecorder()
 	g := start(t, Config{CA: ca, Handler: h, Servers: []Server{{Addr: freeAddr()}}, Limits: Limits{Streams: 1}})
 	d := dial(t, g, ca)
-	d.play(authenticated)
+	d.play(authenticated + "> <message id='first'/>")
+	h.received(t, "first") // until then the place may be another's
 	dial(t, g, ca).play(authenticated + "< <resource-constraint \n< " + refused)
-	d.play("> <message id='first'/>\n> </stream:stream>\n< </stream:stream>\nend")
-	h.received(t, "first")
+	d.play("> </stream:stream>\n< </stream:stream>\nend")
 	dial(t, g, ca).play(authenticated + "> <message id='second'/>")
 	h.received(t, "second")
 }
