@@ -65,11 +65,11 @@ peers:
 func TestMQTTWarns(t *testing.T) {
 	const nothing = "mqtt: no peer has an export or an import"
 	for src, want := range map[string]bool{
-		minimalMQTT + "peer_defaults: {allow: [mqtt]}\n":                                                        true,
-		minimalMQTT + "peer_defaults: {allow: [mqtt], mqtt: {import: [{filter: a}]}}\n":                         false,
-		minimalMQTT + "peers: {bob: {allow: [mqtt], mqtt: {export: [{filter: a}]}}}\n":                          false,
+		minimalMQTT + "peer_defaults: {allow: [mqtt]}\n":                                                         true,
+		minimalMQTT + "peer_defaults: {allow: [mqtt], mqtt: {import: [{filter: a}]}}\n":                          false,
+		minimalMQTT + "peers: {bob: {allow: [mqtt], mqtt: {export: [{filter: a}]}}}\n":                           false,
 		minimalMQTT + "peers: {bob: {allow: [mqtt]}}\npeer_defaults: {allow: [], mqtt: {import: [{filter: a}]}}": false,
-		minimalMQTT + "peers: {bob: {allow: [xmpp], mqtt: {export: [{filter: a}]}}}\n":                          true,
+		minimalMQTT + "peers: {bob: {allow: [xmpp], mqtt: {export: [{filter: a}]}}}\n":                           true,
 	} {
 		if got := strings.Contains(strings.Join(parse(t, src, nil).Warnings, "\n"), nothing); got != want {
 			t.Errorf("%s warns: %v", src, got)

@@ -7,6 +7,7 @@ package topic
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -160,4 +161,53 @@ func Overlap(a, b string) bool {
 		}
 		a, b = aRest, bRest
 	}
+}
+
+// Join returns a filter that covers both, and as little beyond as a filter can say
+// level by level.
+func Join(a, b string) string {
+	if Covers(a, b) {
+		return a
+	}
+	if Covers(b, a) {
+		return b
+	}
+	var out []string
+	for {
+		x, aRest, aMore := strings.Cut(a, "/")
+		y, bRest, bMore := strings.Cut(b, "/")
+		switch {
+		case x == "#" || y == "#":
+			return strings.Join(append(out, "#"), "/")
+		case x == y:
+			out = append(out, x)
+		default:
+			out = append(out, "+")
+		}
+		switch {
+		case !aMore && !bMore:
+			return strings.Join(out, "/")
+		case !aMore || !bMore:
+			return strings.Join(append(out, "#"), "/")
+		}
+		a, b = aRest, bRest
+	}
+}
+
+// Disjoint returns filters that together cover the given ones, no two of which overlap:
+// a broker may send a message once for each filter that matches.
+func Disjoint(filters []string) []string {
+	var out []string
+	for _, f := range filters {
+		for {
+			i := slices.IndexFunc(out, func(o string) bool { return Overlap(o, f) })
+			if i < 0 {
+				break
+			}
+			f = Join(out[i], f)
+			out = slices.Delete(out, i, i+1)
+		}
+		out = append(out, f)
+	}
+	return out
 }

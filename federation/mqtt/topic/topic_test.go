@@ -149,6 +149,40 @@ func TestCoversAndOverlap(t *testing.T) {
 	}
 }
 
+func TestDisjoint(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	for range 2000 {
+		filters := make([]string, r.IntN(8))
+		for i := range filters {
+			filters[i] = randomFilter(r)
+		}
+		filters = slices.DeleteFunc(filters, Reserved)
+		out := Disjoint(filters)
+		for i, o := range out {
+			if err := CheckFilter(o); err != nil {
+				t.Fatalf("%q of %q: %v", out, filters, err)
+			}
+			for _, other := range out[:i] {
+				if Overlap(o, other) {
+					t.Fatalf("%q of %q overlap", out, filters)
+				}
+			}
+		}
+		for _, f := range filters {
+			if !slices.ContainsFunc(out, func(o string) bool { return Covers(o, f) }) {
+				t.Fatalf("%q of %q do not cover %q", out, filters, f)
+			}
+		}
+	}
+	for _, c := range []struct{ a, b, want string }{
+		{"a/b", "a/c", "a/+"}, {"a/+", "+/b", "+/+"}, {"a/#", "a/b/c", "a/#"}, {"a/b", "a/b/c", "a/b/#"}, {"+/b/#", "a/+/c", "+/+/#"},
+	} {
+		if got := Join(c.a, c.b); got != c.want {
+			t.Errorf("Join(%q, %q) = %q", c.a, c.b, got)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for s, want := range map[string]string{
 		"": "empty", "a\x00b": "NUL", "a\xff": "UTF-8", "a/+": "filters", "#": "filters", "a#": "filters",
