@@ -156,8 +156,8 @@ func (a *Adapter) admitted(r *peerRules, from *federation.Peer, it *lane.Item) (
 		return nil, "not_imported"
 	}
 	name, ok := i.rule.Apply(env.Topic)
-	if ok && a.v311() && !strings.HasPrefix(name, gridLevel) {
-		name = gridLevel + r.name + "/" + name // by which alone it is known not to be our own
+	if home := gridLevel + r.name + "/"; ok && a.v311() && !strings.HasPrefix(i.As, home) {
+		name = home + name // by which alone it is known not to be our own
 		ok = topic.CheckName(name) == nil
 	}
 	switch {
