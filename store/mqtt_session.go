@@ -19,7 +19,6 @@ type MQTTSession struct {
 type MQTTIn struct {
 	ID       uint16
 	Released uint32 // how often
-	Hash     uint64 // of the message that was released last
 }
 
 // MQTTOut is a packet id of ours.
@@ -31,12 +30,12 @@ type MQTTOut struct {
 
 var (
 	mqttLife    = prepareRead(`SELECT life FROM mqtt_session WHERE session = ?`)
-	mqttIn      = prepareRead(`SELECT id, released, hash FROM mqtt_in WHERE session = ? ORDER BY id`)
+	mqttIn      = prepareRead(`SELECT id, released FROM mqtt_in WHERE session = ? ORDER BY id`)
 	mqttOut     = prepareRead(`SELECT id, key, stage FROM mqtt_out WHERE session = ? ORDER BY id`)
 	mqttFilters = prepareRead(`SELECT filter FROM mqtt_filter WHERE session = ? ORDER BY filter`)
 
-	putMQTTIn = prepareWrite(`INSERT INTO mqtt_in (session, id, released, hash) VALUES (?, ?, ?, ?)
-		ON CONFLICT (session, id) DO UPDATE SET released = excluded.released, hash = excluded.hash`)
+	putMQTTIn = prepareWrite(`INSERT INTO mqtt_in (session, id, released) VALUES (?, ?, ?)
+		ON CONFLICT (session, id) DO UPDATE SET released = excluded.released`)
 	putMQTTOut = prepareWrite(`INSERT INTO mqtt_out (session, id, key, stage) VALUES (?, ?, ?, ?)
 		ON CONFLICT (session, id) DO UPDATE SET key = excluded.key, stage = excluded.stage`)
 	cutMQTTOut = prepareWrite(`DELETE FROM mqtt_out WHERE session = ? AND id = ?`)
@@ -54,9 +53,7 @@ func (s *Store) MQTTSession(ctx context.Context, session string) (*MQTTSession, 
 		return nil, err
 	}
 	m.In, err = collectRead(ctx, s, mqttIn, func(row scanner) (r MQTTIn, err error) {
-		var hash int64
-		err = row.Scan(&r.ID, &r.Released, &hash)
-		r.Hash = uint64(hash)
+		err = row.Scan(&r.ID, &r.Released)
 		return r, err
 	}, session)
 	if err != nil {
@@ -78,7 +75,7 @@ func (s *Store) MQTTSession(ctx context.Context, session string) (*MQTTSession, 
 
 // PutMQTTIn inserts or replaces the row of a packet id of the broker's.
 func (s *Store) PutMQTTIn(tx *sql.Tx, session string, r MQTTIn) error {
-	_, err := s.in(tx, putMQTTIn).Exec(session, r.ID, r.Released, int64(r.Hash))
+	_, err := s.in(tx, putMQTTIn).Exec(session, r.ID, r.Released)
 	return err
 }
 

@@ -6,13 +6,11 @@ CREATE TABLE mqtt_session (
 	life    BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The broker's packet ids: how often each was released, and the hash of the message
--- that was released last.
+-- The broker's packet ids: how often each was released.
 CREATE TABLE mqtt_in (
 	session  TEXT NOT NULL,
 	id       INTEGER NOT NULL,
 	released INTEGER NOT NULL,
-	hash     INTEGER NOT NULL,
 	PRIMARY KEY (session, id)
 ) STRICT, WITHOUT ROWID;
 

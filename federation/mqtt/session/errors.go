@@ -43,11 +43,9 @@ func (r *Refused) Permanent() bool {
 // Reason codes that are used or explained here (MQTT 5 §2.4).
 const (
 	codeSuccess        byte = 0x00
-	codeWithWill       byte = 0x04
 	codeUnspecified    byte = 0x80
 	codeMalformed      byte = 0x81
 	codeProtocol       byte = 0x82
-	codeImplementation byte = 0x83
 	codeVersion        byte = 0x84
 	codeClientID       byte = 0x85
 	codePassword       byte = 0x86
@@ -55,12 +53,14 @@ const (
 	codeUnavailable    byte = 0x88
 	codeFilterInvalid  byte = 0x8f
 	codeTopicInvalid   byte = 0x90
+	codeTakenOver      byte = 0x8e
 	codeIDUnknown      byte = 0x92
 	codeReceiveMax     byte = 0x93
 	codeAlias          byte = 0x94
 	codeTooLarge       byte = 0x95
 	codePayloadInvalid byte = 0x99
 	codeRetain         byte = 0x9a
+	codeQoS            byte = 0x9b
 )
 
 var reasons = map[byte]string{

@@ -20,17 +20,11 @@ type State struct {
 	// Life is what Reset last set; empty for a new session.
 	Life []byte
 	// In has, by packet id, how often the broker released the id.
-	In map[uint16]InState
+	In map[uint16]uint32
 	// Out has, by packet id, the message that last had it.
 	Out map[uint16]OutState
 	// Filters are the topic filters that the broker may have a subscription of.
 	Filters []string
-}
-
-// InState is of a packet id of the broker's.
-type InState struct {
-	Released uint32 // times
-	Hash     uint64 // of the message that was released last
 }
 
 // OutState is of a packet id of ours.
@@ -52,12 +46,12 @@ const (
 
 // Change is one of what a Journal writes; which, Op says.
 type Change struct {
-	Op     Op
-	ID     uint16
-	In     InState
-	Out    OutState
-	Filter string
-	Life   []byte
+	Op       Op
+	ID       uint16
+	Released uint32
+	Out      OutState
+	Filter   string
+	Life     []byte
 }
 
 // Op is what a Change does.
