@@ -28,7 +28,7 @@ var (
 
 	vocabulary = list(ground, "federation")
 	below      = list(vocabulary, exchange...) // what adapters stand on
-	protocols  = list(list(list(below, adapters...), list(xmpp, mqtt...)...), "federation/matrix/setup", "federation/mqtt/setup", "federation/guide", "federation/localca")
+	protocols  = list(list(list(below, adapters...), list(xmpp, list(mqtt, "federation/mqtt/session/disk")...)...), "federation/matrix/setup", "federation/mqtt/setup", "federation/guide", "federation/localca")
 )
 
 // layers says what each package may import of ours; tests is what its test files
@@ -56,7 +56,9 @@ var layers = merge(
 		"federation/mqtt":         {may: list(below, mqtt...)},
 		"federation/mqtt/topic":   {},
 		"federation/mqtt/session": {},
-		"federation/mqtt/setup":   {may: []string{"federation/guide"}},
+		// What a session writes, in the store.
+		"federation/mqtt/session/disk": {may: []string{"federation/mqtt/session", "store"}},
+		"federation/mqtt/setup":        {may: []string{"federation/guide"}},
 
 		"federation/xmpp":       {may: list(below, xmpp...)},
 		"federation/xmpp/frame": {},

@@ -48,6 +48,8 @@ type peer struct {
 	pass   pending // over lane.Eph
 	wake   chan struct{}
 	wakeup chan struct{} // of pass
+	// storing is what of keep is on its way to the disk.
+	storing []*outgoing
 	// full is since when the outbox has had no room; zero: it has.
 	full time.Time
 	// touched are the topics that changed since the comparison of retained messages
@@ -197,6 +199,9 @@ func (p *peer) next(ctx context.Context, q *pending, wake chan struct{}) []*outg
 	for ctx.Err() == nil {
 		p.mu.Lock()
 		batch := q.take()
+		if q == &p.keep {
+			p.storing = batch
+		}
 		p.mu.Unlock()
 		if len(batch) > 0 {
 			return batch

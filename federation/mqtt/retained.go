@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,6 +116,8 @@ func (p *peer) compareOnce(ctx context.Context) error {
 	if r == nil {
 		return nil
 	}
+	p.beginCompare()
+	defer p.endCompare()
 	rows, err := p.a.cfg.Store.MQTTRetained(ctx, string(p.id))
 	if err != nil {
 		return fmt.Errorf("read what the peer was told: %w", err)
@@ -127,8 +130,6 @@ func (p *peer) compareOnce(ctx context.Context) error {
 		return nil // it has never said that it imports anything
 	}
 	delete(had, importsRow)
-	p.setTouched(map[string]bool{})
-	defer p.setTouched(nil)
 	out := &piece{p: p}
 	if filters := p.a.rules.Load().retained(func(id federation.GridID) bool { return id == p.id }); len(filters) > 0 {
 		if err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) }); err != nil {
@@ -152,9 +153,22 @@ func (p *peer) compareOnce(ctx context.Context) error {
 	return out.flush(ctx)
 }
 
-func (p *peer) setTouched(t map[string]bool) {
+// beginCompare has topics noted that change from now on, and those whose last change is
+// not on disk yet.
+func (p *peer) beginCompare() {
 	p.mu.Lock()
-	p.touched = t
+	defer p.mu.Unlock()
+	p.touched = map[string]bool{}
+	for _, o := range slices.Concat(p.storing, p.keep.items) {
+		if o.retained != nil {
+			p.touched[o.topic] = true
+		}
+	}
+}
+
+func (p *peer) endCompare() {
+	p.mu.Lock()
+	p.touched = nil
 	p.mu.Unlock()
 }
 
