@@ -95,6 +95,7 @@ type Adapter struct {
 	// info is of the last connection with the broker, connected whether it lasts.
 	info      atomic.Pointer[session.Info]
 	connected atomic.Bool
+	cameUp    chan struct{} // has a token when it has come up
 	// seen has, by its origin, which of the ways of a message was the first.
 	seen *recent[string]
 
@@ -126,7 +127,7 @@ func New(cfg Config) (*Adapter, error) {
 	}
 	cfg.Log = cfg.Log.With("proto", string(federation.MQTT))
 	a := &Adapter{
-		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), seen: newRecent[string](seenMessages),
+		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), seen: newRecent[string](seenMessages), cameUp: make(chan struct{}, 1),
 		peers: map[federation.GridID]*peer{},
 	}
 	a.rules.Store(newRules(cfg.Directory.Now()))
@@ -154,6 +155,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	g.Go(func() error { return a.followRules(ctx) })
+	g.Go(func() error { return a.tellSelf(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		a.mu.Lock()
@@ -253,7 +255,7 @@ func (a *Adapter) Up(info session.Info) {
 		p.tellState()
 		p.reconcile()
 	}
-	a.tellSelf(true)
+	signal(a.cameUp)
 }
 
 // Down implements session.Handler.

@@ -24,12 +24,16 @@ func Will() *session.Message {
 	return &session.Message{Topic: SelfState, Payload: []byte(stateOffline), QoS: 1, Retain: true}
 }
 
-func (a *Adapter) tellSelf(up bool) {
-	a.mu.Lock()
-	spawn := a.spawn
-	a.mu.Unlock()
-	if spawn != nil {
-		spawn(func(ctx context.Context) { a.publishState(ctx, SelfState, word(up, stateOnline, stateOffline)) })
+// tellSelf publishes that this gateway runs, whenever the broker has come up, until ctx
+// is done.
+func (a *Adapter) tellSelf(ctx context.Context) error {
+	for {
+		select {
+		case <-a.cameUp:
+		case <-ctx.Done():
+			return nil
+		}
+		a.publishState(ctx, SelfState, stateOnline)
 	}
 }
 
