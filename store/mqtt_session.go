@@ -26,18 +26,19 @@ type MQTTOut struct {
 	ID    uint16
 	Key   []byte
 	Stage uint8
+	Turn  uint64 // grows with each message
 }
 
 var (
 	mqttLife    = prepareRead(`SELECT life FROM mqtt_session WHERE session = ?`)
 	mqttIn      = prepareRead(`SELECT id, released FROM mqtt_in WHERE session = ? ORDER BY id`)
-	mqttOut     = prepareRead(`SELECT id, key, stage FROM mqtt_out WHERE session = ? ORDER BY id`)
+	mqttOut     = prepareRead(`SELECT id, key, stage, turn FROM mqtt_out WHERE session = ? ORDER BY id`)
 	mqttFilters = prepareRead(`SELECT filter FROM mqtt_filter WHERE session = ? ORDER BY filter`)
 
 	putMQTTIn = prepareWrite(`INSERT INTO mqtt_in (session, id, released) VALUES (?, ?, ?)
 		ON CONFLICT (session, id) DO UPDATE SET released = excluded.released`)
-	putMQTTOut = prepareWrite(`INSERT INTO mqtt_out (session, id, key, stage) VALUES (?, ?, ?, ?)
-		ON CONFLICT (session, id) DO UPDATE SET key = excluded.key, stage = excluded.stage`)
+	putMQTTOut = prepareWrite(`INSERT INTO mqtt_out (session, id, key, stage, turn) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (session, id) DO UPDATE SET key = excluded.key, stage = excluded.stage, turn = excluded.turn`)
 	cutMQTTOut = prepareWrite(`DELETE FROM mqtt_out WHERE session = ? AND id = ?`)
 )
 
@@ -60,7 +61,9 @@ func (s *Store) MQTTSession(ctx context.Context, session string) (*MQTTSession, 
 		return nil, err
 	}
 	m.Out, err = collectRead(ctx, s, mqttOut, func(row scanner) (r MQTTOut, err error) {
-		err = row.Scan(&r.ID, &r.Key, &r.Stage)
+		var turn int64
+		err = row.Scan(&r.ID, &r.Key, &r.Stage, &turn)
+		r.Turn = uint64(turn)
 		return r, err
 	}, session)
 	if err != nil {
@@ -81,7 +84,7 @@ func (s *Store) PutMQTTIn(tx *sql.Tx, session string, r MQTTIn) error {
 
 // PutMQTTOut inserts or replaces the row of a packet id of ours.
 func (s *Store) PutMQTTOut(tx *sql.Tx, session string, r MQTTOut) error {
-	_, err := s.in(tx, putMQTTOut).Exec(session, r.ID, r.Key, r.Stage)
+	_, err := s.in(tx, putMQTTOut).Exec(session, r.ID, r.Key, r.Stage, int64(r.Turn))
 	return err
 }
 

@@ -20,6 +20,7 @@ CREATE TABLE mqtt_out (
 	id      INTEGER NOT NULL,
 	key     BLOB NOT NULL, -- a hash
 	stage   INTEGER NOT NULL,
+	turn    INTEGER NOT NULL, -- grows with each message
 	PRIMARY KEY (session, id)
 ) STRICT, WITHOUT ROWID;
 

@@ -60,7 +60,7 @@ func (s *Session) renewRow(f *flight) {
 		return
 	}
 	f.step = starting
-	s.nextTurn(f)
+	s.ask2(f)
 	s.out.behind = append(s.out.behind, f)
 }
 
@@ -119,19 +119,20 @@ func (s *Session) received(c *conn, f *flight, p *packet) {
 	case f.step == sent:
 		f.step = noting
 		f.at = time.Time{}
-		s.setRow(f.id, OutState{f.key, Received})
-		turn := s.nextTurn(f)
+		row := OutState{f.key, Received, f.turn}
+		s.setRow(f.id, row)
+		asks := s.ask2(f)
 		s.diary.add(func() {
 			s.mu.Lock()
 			defer s.unlock()
-			if f.turn != turn || f.elem == nil {
+			if f.asks != asks || f.elem == nil {
 				return
 			}
 			f.step = released
 			if s.conn != nil {
 				s.release2(s.conn, f)
 			}
-		}, Change{Op: PutOut, ID: f.id, Out: OutState{f.key, Received}})
+		}, Change{Op: PutOut, ID: f.id, Out: row})
 	}
 }
 
@@ -146,7 +147,7 @@ func (s *Session) release2(c *conn, f *flight) {
 // comes again; that it is complete need not be on disk, PUBREL would only be
 // repeated.
 func (s *Session) complete(f *flight) {
-	row := OutState{f.key, Completed}
+	row := OutState{f.key, Completed, f.turn}
 	s.setRow(f.id, row)
 	s.diary.lazily(Change{Op: PutOut, ID: f.id, Out: row})
 	s.finish(f, nil)

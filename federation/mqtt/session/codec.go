@@ -304,20 +304,20 @@ func (e encoder) unsubscribe(id uint16, filters []string) error {
 }
 
 // connect writes CONNECT.
-func (e encoder) connect(cfg *Config, clientID string, clean bool, will *Message) error {
+func (e encoder) connect(cfg *Config, as identity) error {
 	keepAlive := uint16(cfg.KeepAlive.Seconds())
 	if e.version != V5 {
-		return e.connect3(cfg, clientID, clean, will, keepAlive)
+		return e.connect3(cfg, as, keepAlive)
 	}
 	var aliases uint16
-	p := &v5.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: clientID, CleanStart: clean, KeepAlive: keepAlive,
+	p := &v5.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: as.clientID, CleanStart: as.clean, KeepAlive: keepAlive,
 		Username: cfg.Username, UsernameFlag: cfg.Username != "", Password: []byte(cfg.Password), PasswordFlag: cfg.Password != "",
 		Properties: &v5.Properties{ReceiveMaximum: &cfg.ReceiveMaximum, MaximumPacketSize: &cfg.MaxPacket, TopicAliasMaximum: &aliases}}
-	if !clean {
+	if as.keep {
 		expiry := cfg.expiry()
 		p.Properties.SessionExpiryInterval = &expiry
 	}
-	if will != nil {
+	if will := as.will; will != nil {
 		p.WillFlag, p.WillTopic, p.WillMessage, p.WillQOS, p.WillRetain = true, will.Topic, will.Payload, will.QoS, will.Retain
 		p.WillProperties = will.properties5()
 	}

@@ -94,14 +94,14 @@ func (e encoder) unsubscribe3(id uint16, filters []string) error {
 	return p.Write(e.buf)
 }
 
-func (e encoder) connect3(cfg *Config, clientID string, clean bool, will *Message, keepAlive uint16) error {
+func (e encoder) connect3(cfg *Config, as identity, keepAlive uint16) error {
 	if cfg.Password != "" && cfg.Username == "" {
 		return fmt.Errorf("connect: MQTT 3.1.1 has no password without a user name")
 	}
 	p := v3.NewControlPacket(v3.Connect).(*v3.ConnectPacket)
-	p.ProtocolName, p.ProtocolVersion, p.CleanSession, p.Keepalive, p.ClientIdentifier = "MQTT", V311, clean, keepAlive, clientID
+	p.ProtocolName, p.ProtocolVersion, p.CleanSession, p.Keepalive, p.ClientIdentifier = "MQTT", V311, as.clean, keepAlive, as.clientID
 	p.Username, p.UsernameFlag, p.Password, p.PasswordFlag = cfg.Username, cfg.Username != "", []byte(cfg.Password), cfg.Password != ""
-	if will != nil {
+	if will := as.will; will != nil {
 		p.WillFlag, p.WillTopic, p.WillMessage, p.WillQos, p.WillRetain = true, will.Topic, will.Payload, will.QoS, will.Retain
 	}
 	return p.Write(e.buf)

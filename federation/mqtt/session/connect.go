@@ -24,20 +24,20 @@ func (s *Session) connect(ctx context.Context) (*conn, *connack, error) {
 	spoke5 := s.info.Version == V5
 	s.unlock()
 	if s.cfg.Version != V311 {
-		c, a, err := s.cfg.shake(ctx, V5, s.cfg.ClientID, fresh, s.cfg.Will)
+		c, a, err := s.cfg.shake(ctx, V5, identity{s.cfg.ClientID, fresh, true, s.cfg.Will})
 		if err == nil || s.cfg.Version == V5 || !otherVersion(err, spoke5) {
 			return c, a, err
 		}
 	}
 	if fresh { // a clean session of MQTT 3.1.1 ends with its connection
-		c, _, err := s.cfg.shake(ctx, V311, s.cfg.ClientID, true, nil)
+		c, _, err := s.cfg.shake(ctx, V311, identity{clientID: s.cfg.ClientID, clean: true})
 		if err != nil {
 			return nil, nil, err
 		}
 		c.sayGoodbye(codeSuccess)
 		c.close(nil)
 	}
-	return s.cfg.shake(ctx, V311, s.cfg.ClientID, false, s.cfg.Will)
+	return s.cfg.shake(ctx, V311, identity{s.cfg.ClientID, false, true, s.cfg.Will})
 }
 
 // errNoAnswer: the broker closed the connection in answer to CONNECT.
@@ -53,15 +53,23 @@ func otherVersion(err error, spoke5 bool) bool {
 	return errors.Is(err, errNoAnswer) && !spoke5
 }
 
+// identity is as whom to connect.
+type identity struct {
+	clientID string
+	clean    bool // the broker is to forget the session of before
+	keep     bool // and is to keep this one when the connection ends
+	will     *Message
+}
+
 // shake makes a connection and sends CONNECT.
-func (cfg *Config) shake(ctx context.Context, version byte, clientID string, clean bool, will *Message) (*conn, *connack, error) {
+func (cfg *Config) shake(ctx context.Context, version byte, as identity) (*conn, *connack, error) {
 	nc, err := cfg.dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	c := newConn(nc, version)
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	a, err := cfg.handshake(c, clientID, clean, will)
+	a, err := cfg.handshake(c, as)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -98,9 +106,9 @@ func (cfg *Config) dial(ctx context.Context) (net.Conn, error) {
 	return tc, nil
 }
 
-func (cfg *Config) handshake(c *conn, clientID string, clean bool, will *Message) (*connack, error) {
+func (cfg *Config) handshake(c *conn, as identity) (*connack, error) {
 	var buf bytes.Buffer
-	if err := (encoder{c.enc.version, &buf}).connect(cfg, clientID, clean, will); err != nil {
+	if err := (encoder{c.enc.version, &buf}).connect(cfg, as); err != nil {
 		return nil, err
 	}
 	if _, err := c.nc.Write(buf.Bytes()); err != nil {
@@ -127,7 +135,7 @@ func (cfg *Config) handshake(c *conn, clientID string, clean bool, will *Message
 	if version != c.enc.version {
 		return nil, &Refused{What: "connect", Code: codeVersion, Text: "answered as MQTT 3.1.1 does"}
 	}
-	if clean && p.connack.present {
+	if as.clean && p.connack.present {
 		return nil, breach(codeProtocol, "a session is present though a clean start was asked for")
 	}
 	return p.connack, nil

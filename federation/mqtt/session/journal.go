@@ -31,6 +31,7 @@ type State struct {
 type OutState struct {
 	Key   Key
 	Stage Stage
+	Turn  uint64 // grows with each message
 }
 
 // Stage is how far the broker is known to have a message at QoS 2.

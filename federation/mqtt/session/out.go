@@ -1,11 +1,13 @@
 package session
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -35,8 +37,9 @@ type flight struct {
 	qos  byte
 	id   uint16
 	step step
-	turn int  // counts what is asked of the diary
-	dup  bool // PUBLISH was sent before
+	turn uint64 // its place among the messages at QoS 2
+	asks int    // counts what is asked of the diary
+	dup  bool   // PUBLISH was sent before
 	done func(error)
 
 	elem *list.Element
@@ -58,21 +61,30 @@ type outgoing struct {
 	rows      []OutState // by packet id, as the journal has them or will
 	ids       map[Key]uint16
 	low, high uint16 // the last ids taken
+	turn      uint64 // the last message at QoS 2
 }
 
 func (o *outgoing) load(st *State) {
 	*o = outgoing{waiting: list.New(), flying: list.New(), byKey: map[Key]*flight{}, byID: map[uint16]*flight{},
 		rows: make([]OutState, allIDs+1), ids: make(map[Key]uint16, len(st.Out)), high: lowIDs}
+	var unreleased []*flight
 	for id, row := range st.Out {
 		if id <= lowIDs {
 			continue // none of ours
 		}
 		o.rows[id], o.ids[row.Key] = row, id
-		if row.Stage == Received {
-			f := &flight{key: row.Key, qos: 2, id: id, step: released, done: func(error) {}}
-			f.elem = o.flying.PushBack(f)
-			o.byKey[f.key], o.byID[id] = f, f
+		if row.Turn > o.turn {
+			o.turn, o.high = row.Turn, id
 		}
+		if row.Stage == Received {
+			unreleased = append(unreleased, &flight{key: row.Key, qos: 2, id: id, step: released, turn: row.Turn, done: func(error) {}})
+		}
+	}
+	// A broker gives messages to others when they are released: in their order.
+	slices.SortFunc(unreleased, func(a, b *flight) int { return cmp.Compare(a.turn, b.turn) })
+	for _, f := range unreleased {
+		f.elem = o.flying.PushBack(f)
+		o.byKey[f.key], o.byID[f.id] = f, f
 	}
 }
 
@@ -243,7 +255,7 @@ func (s *Session) known(f *flight) bool {
 		s.call(f, nil)
 		return true
 	}
-	f.id, f.step, f.dup = id, sent, true
+	f.id, f.step, f.dup, f.turn = id, sent, true, s.out.rows[id].Turn
 	s.fly(f)
 	s.out.behind = append(s.out.behind, f)
 	return true
@@ -322,6 +334,10 @@ func (s *Session) pump() {
 func (s *Session) begin(c *conn, f *flight, id uint16) {
 	f.id = id
 	s.fly(f)
+	if f.qos == 2 {
+		s.out.turn++
+		f.turn = s.out.turn
+	}
 	if f.qos == 1 {
 		f.step = sent
 		s.transmit(c, f)
@@ -335,24 +351,25 @@ func (s *Session) begin(c *conn, f *flight, id uint16) {
 func (s *Session) start(f *flight) {
 	f.step = starting
 	s.occupy(s.conn, f)
-	s.setRow(f.id, OutState{f.key, Begun})
-	turn := s.nextTurn(f)
+	row := OutState{f.key, Begun, f.turn}
+	s.setRow(f.id, row)
+	asks := s.ask2(f)
 	s.diary.add(func() {
 		s.mu.Lock()
 		defer s.unlock()
-		if f.turn != turn || f.elem == nil {
+		if f.asks != asks || f.elem == nil {
 			return
 		}
 		f.step = sent
 		if s.conn != nil && f.on == s.conn {
 			s.transmit(s.conn, f)
 		}
-	}, Change{Op: PutOut, ID: f.id, Out: OutState{f.key, Begun}})
+	}, Change{Op: PutOut, ID: f.id, Out: row})
 }
 
-func (s *Session) nextTurn(f *flight) int {
-	f.turn++
-	return f.turn
+func (s *Session) ask2(f *flight) int {
+	f.asks++
+	return f.asks
 }
 
 // occupy counts a message against the quota of a connection, once.

@@ -38,7 +38,7 @@ func (s *Session) snapshot(ctx context.Context, filters []string, fn func(*Messa
 	}
 	cfg := s.cfg
 	connectCtx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
-	c, _, err := cfg.shake(connectCtx, version, cfg.ClientID+"-snapshot", true, nil)
+	c, _, err := cfg.shake(connectCtx, version, identity{clientID: cfg.ClientID + "-snapshot", clean: true})
 	cancel()
 	if err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 // subscriptions is what the session is to be subscribed to. The session's lock
 // holds it.
 type subscriptions struct {
-	wanted  map[string]Subscription
-	known   map[string]bool // filters that the broker may have a subscription of
+	wanted  map[string]Subscription // nil until it was set
+	known   map[string]bool         // filters that the broker may have a subscription of
 	refused map[string]error
 	pending map[uint16]*request // by packet id, of this connection
 }
@@ -35,7 +35,7 @@ type request struct {
 const filtersAtOnce = 64
 
 func (b *subscriptions) load(st *State) {
-	*b = subscriptions{wanted: map[string]Subscription{}, known: map[string]bool{}, refused: map[string]error{}, pending: map[uint16]*request{}}
+	*b = subscriptions{known: map[string]bool{}, refused: map[string]error{}, pending: map[uint16]*request{}}
 	for _, f := range st.Filters {
 		b.known[f] = true
 	}
@@ -90,7 +90,7 @@ func (s *Subscription) check() error {
 }
 
 // SetSubscriptions sets what the session is to be subscribed to, in place of what
-// was set before. It takes effect at once or with the next connection, and lasts.
+// was set before, also by an earlier life of the process. It takes effect at once or with the next connection, and lasts.
 // It fails for a filter that no broker would take, and then changes nothing.
 func (s *Session) SetSubscriptions(subs []Subscription) error {
 	wanted := make(map[string]Subscription, len(subs))
@@ -126,6 +126,9 @@ func (s *Session) syncSubscriptions(c *conn) {
 // each connection subscribes anew, which a broker that was restored from an older
 // state may need; with 3.1.1 that would have it send all retained messages again.
 func (s *Session) ask(c *conn) {
+	if s.subs.wanted == nil {
+		return // what an earlier life subscribed to stays until it is known what is wanted
+	}
 	var drop []string
 	for f := range s.subs.known {
 		if _, ok := s.subs.wanted[f]; !ok {

@@ -199,6 +199,7 @@ CREATE TABLE mqtt_out (
 	id      INTEGER NOT NULL,
 	key     BLOB NOT NULL, -- a hash
 	stage   INTEGER NOT NULL,
+	turn    INTEGER NOT NULL, -- grows with each message
 	PRIMARY KEY (session, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -237,6 +238,6 @@ INSERT INTO dead VALUES (3, 'gridbbbb', 'chat', 1795000000, 5, 1, 1794000000000,
 INSERT INTO matrix_key VALUES ('bob.grid', 'gridbbbb', '{"ed25519:2":"bmV3"}', 1795000000000, 1795086400000, 1794990000000, '{"ed25519:1":"b2xk"}');
 INSERT INTO mqtt_session VALUES ('yggate-aaaa', x'0102');
 INSERT INTO mqtt_in VALUES ('yggate-aaaa', 65535, 7);
-INSERT INTO mqtt_out VALUES ('yggate-aaaa', 8192, x'00112233445566778899aabbccddeeff', 2);
+INSERT INTO mqtt_out VALUES ('yggate-aaaa', 8192, x'00112233445566778899aabbccddeeff', 2, 77);
 INSERT INTO mqtt_filter VALUES ('yggate-aaaa', 'home/+/temp');
 INSERT INTO mqtt_retained VALUES ('gridbbbb', 'home/hall/temp', x'0a0b');

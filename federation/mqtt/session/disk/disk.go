@@ -30,7 +30,7 @@ func (j Journal) Load(ctx context.Context, name string) (*session.State, error) 
 		if len(r.Key) != len(session.Key{}) {
 			return nil, fmt.Errorf("read MQTT session %q: packet id %d: a key of %d bytes", name, r.ID, len(r.Key))
 		}
-		st.Out[r.ID] = session.OutState{Key: session.Key(r.Key), Stage: session.Stage(r.Stage)}
+		st.Out[r.ID] = session.OutState{Key: session.Key(r.Key), Stage: session.Stage(r.Stage), Turn: r.Turn}
 	}
 	return st, nil
 }
@@ -56,7 +56,7 @@ func (j Journal) write(tx *sql.Tx, name string, c *session.Change) error {
 	case session.PutIn:
 		return j.Store.PutMQTTIn(tx, name, store.MQTTIn{ID: c.ID, Released: c.Released})
 	case session.PutOut:
-		return j.Store.PutMQTTOut(tx, name, store.MQTTOut{ID: c.ID, Key: c.Out.Key[:], Stage: uint8(c.Out.Stage)})
+		return j.Store.PutMQTTOut(tx, name, store.MQTTOut{ID: c.ID, Key: c.Out.Key[:], Stage: uint8(c.Out.Stage), Turn: c.Out.Turn})
 	case session.CutOut:
 		return j.Store.CutMQTTOut(tx, name, c.ID)
 	case session.AddFilter:
