@@ -476,7 +476,7 @@ func TestHostileItems(t *testing.T) {
 // The topics of a peer's state follow the link.
 func TestState(t *testing.T) {
 	w := newWorld(t, names(), func(string, string) *federation.MQTTPolicy {
-		return &federation.MQTTPolicy{Availability: []federation.MQTTAvailability{{Topic: "zigbee/bridge", Online: "1", Offline: "0"}}}
+		return &federation.MQTTPolicy{Exports: rulesOf(rule("#", "")), Imports: rulesOf(rule("#", "")), Availability: []federation.MQTTAvailability{{Topic: "zigbee/bridge", Online: "1", Offline: "0"}}}
 	})
 	b := w.grids["a"].broker
 	holds := func(peer, bridge string) func() bool {
@@ -490,6 +490,13 @@ func TestState(t *testing.T) {
 	eventually(t, "b is offline", holds("offline", "0"))
 	w.link("a", "b", true)
 	eventually(t, "b is online again", holds("online", "1"))
+	w.grids["a"].adapter.Up(b.info) // all is compared
+	b.client("zigbee/device", "x", 1, true)
+	eventually(t, "another topic crosses", func() bool { return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0 })
+	w.quiet()
+	if got := w.grids["b"].broker.messages("zigbee/bridge"); slices.ContainsFunc(got, func(m *session.Message) bool { return len(m.User) > 0 }) {
+		t.Errorf("what tells about b crossed to b: %+v", got)
+	}
 	w.grids["a"].adapter.Farewell(t.Context())
 	if !holds("offline", "0")() || b.holds(SelfState)[SelfState] != "offline" {
 		t.Error("no farewell")

@@ -15,6 +15,8 @@ import (
 type rules struct {
 	exports topic.Set[*export]
 	peers   map[federation.GridID]*peerRules
+	// own are topics that the adapter publishes here about peers: they do not cross.
+	own map[string]bool
 }
 
 // peerRules are those of one peer that is active and may use MQTT.
@@ -46,13 +48,16 @@ type imported struct {
 // newRules compiles the policies. A rule that makes no sense, which the configuration
 // would have refused, lets nothing cross.
 func newRules(now *federation.Snapshot) *rules {
-	r := &rules{peers: map[federation.GridID]*peerRules{}}
+	r := &rules{peers: map[federation.GridID]*peerRules{}, own: map[string]bool{}}
 	for _, p := range now.Peers() {
 		if p.State != federation.StateActive && p.State != federation.StatePaused || !p.Policy.Allow[federation.MQTT] {
 			continue
 		}
 		pr := &peerRules{id: p.ID, name: p.Name, policy: p.Policy.MQTT, limits: p.Policy.Limits}
 		r.peers[p.ID] = pr
+		for _, t := range p.Policy.MQTT.Availability {
+			r.own[t.Topic] = true
+		}
 		for i, rule := range p.Policy.MQTT.Exports {
 			compiled, err := topic.NewRule(rule.Filter, rule.As)
 			if err != nil {
@@ -78,7 +83,7 @@ func newRules(now *federation.Snapshot) *rules {
 // exportsOf returns the rule of each peer that gets a topic. What is below "grid/" is
 // exported only by filters that say so.
 func (r *rules) exportsOf(name string) []*export {
-	if topic.Reserved(name) {
+	if topic.Reserved(name) || r.own[name] {
 		return nil
 	}
 	matching := r.exports.Match(name, nil)
