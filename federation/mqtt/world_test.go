@@ -150,7 +150,6 @@ type broker struct {
 	mu    sync.Mutex
 	uid   int
 	subs  []session.Subscription
-	held  map[string]*session.Message
 	// log is all that was published, but for the adapter's own topics.
 	log      []*session.Message
 	retained map[string]*session.Message
