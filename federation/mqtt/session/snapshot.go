@@ -10,8 +10,7 @@ import (
 )
 
 // Snapshot gives fn each retained message that the broker has for the filters, over
-// a connection of its own, at QoS 0 as far as the message itself is not of a lower
-// one. One that matches several filters may come several times. It ends with the
+// a connection of its own, at QoS 0. One that matches several filters may come several times. It ends with the
 // first error: of fn, of the connection, or a *Refused of a filter. Whether all came
 // is known by the answer to a ping behind the subscriptions: a broker works in order.
 func (s *Session) Snapshot(ctx context.Context, filters []string, fn func(*Message) error) error {
