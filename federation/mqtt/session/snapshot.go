@@ -35,6 +35,12 @@ func (s *Session) snapshot(ctx context.Context, filters []string, fn func(*Messa
 	if version == 0 {
 		return ErrDown
 	}
+	select { // one at a time: a second connection with the client id would end the first
+	case s.snapshots <- struct{}{}:
+		defer func() { <-s.snapshots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	cfg := s.cfg
 	connectCtx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
 	c, _, err := cfg.shake(connectCtx, version, identity{clientID: cfg.ClientID + "-snapshot", clean: true})
