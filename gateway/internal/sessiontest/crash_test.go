@@ -189,8 +189,8 @@ func TestRandomDeaths(t *testing.T) {
 	m := broker(t, peertest.MosquittoConfig{})
 	for seed := range *seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(uint64(seed), 1))
 			random := func(mean int) func() func(byte, []byte) bool {
+				rng := rand.New(rand.NewPCG(uint64(seed), uint64(mean)))
 				return func() func(byte, []byte) bool {
 					left := atomic.Int32{}
 					left.Store(int32(5 + rng.IntN(2*mean)))
