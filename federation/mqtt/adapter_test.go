@@ -492,7 +492,9 @@ func TestState(t *testing.T) {
 	eventually(t, "b is online again", holds("online", "1"))
 	w.grids["a"].adapter.Up(b.info) // all is compared
 	b.client("zigbee/device", "x", 1, true)
-	eventually(t, "another topic crosses", func() bool { return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0 })
+	eventually(t, "another topic crosses", func() bool {
+		return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0
+	})
 	w.quiet()
 	if got := w.grids["b"].broker.messages("zigbee/bridge"); slices.ContainsFunc(got, func(m *session.Message) bool { return len(m.User) > 0 }) {
 		t.Errorf("what tells about b crossed to b: %+v", got)
