@@ -504,3 +504,27 @@ func TestState(t *testing.T) {
 		t.Error("no farewell")
 	}
 }
+
+// Where a message has been it does not go again, nor further than it may.
+func TestExportable(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("#", "")), nil))
+	a := w.grids["a"]
+	e := a.adapter.rules.Load().exportsOf("x")[0]
+	for _, c := range []struct {
+		path    []string
+		transit bool
+		want    string
+	}{
+		{nil, false, ""},
+		{[]string{string(a.id)}, true, "loop"},
+		{[]string{"c", string(gridID("b"))}, true, "loop"},
+		{[]string{"c"}, false, "transit"},
+		{[]string{"c"}, true, ""},
+		{slices.Repeat([]string{"c"}, maxPath), true, "loop"},
+	} {
+		e.Transit = c.transit
+		if got := a.adapter.exportable(e, "x", &trace{path: c.path}); got != c.want {
+			t.Errorf("%v, transit %v: %q, want %q", c.path, c.transit, got, c.want)
+		}
+	}
+}
