@@ -7,6 +7,10 @@ go 1.26.3
 require (
 	// The routing layer under yggdrasil-go, whose queues and callbacks we set.
 	github.com/Arceliar/ironwood v0.0.0-20260613025018-d50055b11f5e
+	// MQTT packets: version 5, and 3.1.1 for brokers that have no other. The sessions
+	// are our own, because acknowledgements follow our commits.
+	github.com/eclipse/paho.golang v0.23.0
+	github.com/eclipse/paho.mqtt.golang v1.5.1
 	// The frames of the lanes, decoded strictly and within bounds.
 	github.com/fxamacker/cbor/v2 v2.10.0
 	// DNS messages: the responder that leads the local server to the gateway.

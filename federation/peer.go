@@ -68,6 +68,8 @@ type Policy struct {
 	Limits Limits
 	// Matrix narrows what Allow[Matrix] opens; it opens nothing by itself.
 	Matrix MatrixPolicy
+	// MQTT says what crosses once Allow[MQTT] is set; by itself that is nothing.
+	MQTT MQTTPolicy
 }
 
 // MatrixPolicy is what a peer may do over Matrix once it is allowed at all. Its
@@ -95,6 +97,54 @@ func (m *MatrixPolicy) AllowsServer(name string) bool {
 
 // AllowsRoom says whether the room of that id may be entered across the link.
 func (m *MatrixPolicy) AllowsRoom(id string) bool { return !m.DenyRooms[id] }
+
+// MQTTPolicy is which topics cross to and from a peer over MQTT. Its zero value lets
+// none cross.
+type MQTTPolicy struct {
+	// Exports are what the peer gets, Imports what is taken of what it sends. The
+	// first rule whose filter matches a topic decides.
+	Exports, Imports []MQTTRule
+	// Availability are topics here that tell whether the peer can be reached.
+	Availability []MQTTAvailability
+	Overflow     MQTTOverflow
+	// Rate bounds the messages per second for the peer; 0: no bound.
+	Rate float64
+	// TTL is how long a message waits for the peer, at most; 0: Limits.TTL.
+	TTL time.Duration
+}
+
+// MQTTRule is about the topics that match a filter.
+type MQTTRule struct {
+	Filter string
+	// As is what their topics become: a prefix, which ends in "/", or a template (see
+	// topic.NewRule); empty: they stay as they are.
+	As string
+	// QoS is the highest that they keep.
+	QoS byte
+	// Retain lets them be retained on the other side. Without it they come as
+	// messages that are not.
+	Retain bool
+	// Transit, of an export, has what came from another grid go on to this peer.
+	Transit bool
+}
+
+// MQTTAvailability is a topic that holds, retained, whether a peer can be reached.
+type MQTTAvailability struct{ Topic, Online, Offline string }
+
+// MQTTOverflow is what becomes of a message when as much waits for the peer as may.
+type MQTTOverflow string
+
+// The policies. In each case nothing that was acknowledged is lost unseen.
+const (
+	// OverflowBlock leaves the message with the broker, unacknowledged, until there
+	// is room. What comes after it for other peers waits as soon as the session's
+	// window is full of such messages.
+	OverflowBlock MQTTOverflow = "block"
+	// OverflowDropOldest gives up what has waited longest.
+	OverflowDropOldest MQTTOverflow = "drop_oldest"
+	// OverflowDropNewest gives up the message.
+	OverflowDropNewest MQTTOverflow = "drop_newest"
+)
 
 // Limits bound what one peer can make this gateway do. Each is per peer.
 type Limits struct {

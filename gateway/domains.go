@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/mqtt"
 	"github.com/yggate/yggate/gateway/admin"
 )
 
@@ -84,8 +85,8 @@ func (g *gateway) route(in admin.RouteRequest) (admin.Route, error) {
 	}
 	explain := e.explain[proto]
 	if explain == nil {
-		if proto != federation.XMPP && proto != federation.Matrix {
-			return admin.Route{}, fmt.Errorf("protocol %q is not known; want %s or %s", proto, federation.XMPP, federation.Matrix)
+		if proto != federation.XMPP && proto != federation.Matrix && proto != federation.MQTT {
+			return admin.Route{}, fmt.Errorf("protocol %q is not known; want %s, %s or %s", proto, federation.XMPP, federation.Matrix, federation.MQTT)
 		}
 		return admin.Route{}, fmt.Errorf("%q is an address of %s, which this gateway does not run; a section %s in the configuration and a restart change that", in.Address, proto, proto)
 	}
@@ -102,10 +103,13 @@ func (g *gateway) route(in admin.RouteRequest) (admin.Route, error) {
 }
 
 // protocolOf tells by its form which protocol an address is of. A name alone may be
-// of either: it is taken for XMPP's where that runs.
+// of any: it is taken for XMPP's where that runs. A topic looks like an address of XMPP,
+// and says "mqtt:" before it, where not MQTT alone runs.
 func protocolOf(address string, runs func(federation.Protocol) bool) federation.Protocol {
 	bare := !strings.ContainsAny(address, "@/")
 	switch {
+	case strings.HasPrefix(address, mqtt.Prefix), !runs(federation.XMPP) && !runs(federation.Matrix) && runs(federation.MQTT):
+		return federation.MQTT
 	case address != "" && strings.ContainsAny(address[:1], "@#!"): // user, alias, room
 		return federation.Matrix
 	case bare && strings.Contains(address, ":"): // server name with a port

@@ -10,7 +10,7 @@ import (
 
 // An address goes to what explains its protocol, whole and as it was written.
 func TestRouteByProtocol(t *testing.T) {
-	const x, m = federation.XMPP, federation.Matrix
+	const x, m, q = federation.XMPP, federation.Matrix, federation.MQTT
 	for _, c := range []struct {
 		runs               []federation.Protocol
 		address, asked, to string // to: the protocol, or a part of the error
@@ -26,6 +26,11 @@ func TestRouteByProtocol(t *testing.T) {
 		{[]federation.Protocol{x, m}, "!id:b.grid:8448", "", "matrix"},
 		{[]federation.Protocol{x, m}, "!WcRmoFnSpLMCcMVqQg", "", "matrix"},
 		{[]federation.Protocol{x, m}, "", "", "xmpp"},
+		{[]federation.Protocol{x, m, q}, "mqtt:sensors/x", "", "mqtt"},
+		{[]federation.Protocol{x, m, q}, "sensors/x", "mqtt", "mqtt"},
+		{[]federation.Protocol{x, m, q}, "sensors/x", "", "xmpp"},
+		{[]federation.Protocol{q}, "sensors/x", "", "mqtt"},
+		{[]federation.Protocol{x}, "mqtt:sensors/x", "", "which this gateway does not run"},
 		{[]federation.Protocol{m}, "b.grid", "", "matrix"},
 		{[]federation.Protocol{m}, "u@b.grid", "", "which this gateway does not run"},
 		{[]federation.Protocol{x}, "b.grid", "", "xmpp"},

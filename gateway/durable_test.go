@@ -88,6 +88,9 @@ func newGrid(t *testing.T, cfg peertest.GridConfig) *peertest.Grid {
 			if g.Homeserver != nil {
 				t.Logf("%s:\n%s", g.Homeserver.LogFile(), g.Homeserver.LogTail(40))
 			}
+			if g.Broker != nil {
+				t.Logf("%s:\n%s", g.Broker.LogFile(), g.Broker.LogTail(40))
+			}
 		}
 	})
 	return g

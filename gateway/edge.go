@@ -31,6 +31,7 @@ type edge struct {
 	durable *lane.Durable
 	xmpp    *xmppEdge       // nil: this grid has no XMPP
 	matrix  *matrix.Adapter // nil: this grid has no Matrix
+	mqtt    *mqttEdge       // nil: this grid has no MQTT
 	// explain has, for each protocol that runs, what says where an address of it
 	// would go.
 	explain map[federation.Protocol]func(address string) []federation.Hop
@@ -63,6 +64,12 @@ func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
 		}
 		recipients[federation.Matrix] = e.matrix
 	}
+	if conf.MQTT != nil {
+		if err := e.newMQTT(ctx, conf); err != nil {
+			return nil, err
+		}
+		handlers[federation.MQTT], recipients[federation.MQTT] = e.mqtt.adapter, e.mqtt.adapter
+	}
 	e.lanes = lane.NewMemory(lane.MemoryConfig{
 		Streams: e.links, Directory: g.registry.Directory(), Log: g.log, Metrics: e.registry,
 		Handlers: handlers,
@@ -78,6 +85,9 @@ func newEdge(ctx context.Context, g *gateway, epoch uint64) (*edge, error) {
 	}
 	if e.matrix != nil {
 		e.matrix.Connect(e.durable)
+	}
+	if e.mqtt != nil {
+		e.mqtt.adapter.Connect(e.lanes, e.durable, e.mqtt.session)
 	}
 	return e, nil
 }
@@ -128,6 +138,9 @@ func (e *edge) run(ctx context.Context) error {
 	if e.matrix != nil {
 		part("matrix", e.matrix.Run)
 	}
+	if e.mqtt != nil {
+		part("mqtt", e.mqtt.run)
+	}
 	part("last heard", e.keepHeard)
 	return parts.Wait()
 }
@@ -145,6 +158,9 @@ func (e *edge) linkChanged(ev link.Event) {
 		if e.matrix != nil {
 			e.matrix.PeerUp(ev.Peer)
 		}
+		if e.mqtt != nil {
+			e.mqtt.adapter.PeerUp(ev.Peer)
+		}
 		e.g.pairing.Wake(ev.Peer)
 		return
 	}
@@ -155,6 +171,9 @@ func (e *edge) linkChanged(ev link.Event) {
 	}
 	if e.matrix != nil {
 		e.matrix.PeerDown(ev.Peer)
+	}
+	if e.mqtt != nil {
+		e.mqtt.adapter.PeerDown(ev.Peer)
 	}
 }
 

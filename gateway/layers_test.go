@@ -24,10 +24,11 @@ var (
 	exchange = []string{"federation/link", "federation/lane", "federation/pairing"}
 	adapters = []string{"federation/xmpp", "federation/matrix", "federation/mqtt", "federation/bridge", "federation/service"}
 	xmpp     = []string{"federation/xmpp/frame", "federation/xmpp/dns", "federation/xmpp/s2s", "federation/xmpp/setup"}
+	mqtt     = []string{"federation/mqtt/topic", "federation/mqtt/session"}
 
 	vocabulary = list(ground, "federation")
 	below      = list(vocabulary, exchange...) // what adapters stand on
-	protocols  = list(list(list(below, adapters...), xmpp...), "federation/matrix/setup", "federation/guide", "federation/localca")
+	protocols  = list(list(list(below, adapters...), list(xmpp, list(mqtt, "federation/mqtt/session/disk")...)...), "federation/matrix/setup", "federation/mqtt/setup", "federation/guide", "federation/localca")
 )
 
 // layers says what each package may import of ours; tests is what its test files
@@ -52,6 +53,13 @@ var layers = merge(
 		"federation/guide":        {},
 		"federation/matrix/setup": {may: []string{"federation/guide"}},
 
+		"federation/mqtt":         {may: list(below, mqtt...)},
+		"federation/mqtt/topic":   {},
+		"federation/mqtt/session": {},
+		// What a session writes, in the store.
+		"federation/mqtt/session/disk": {may: []string{"federation/mqtt/session", "store"}},
+		"federation/mqtt/setup":        {may: []string{"federation/guide"}},
+
 		"federation/xmpp":       {may: list(below, xmpp...)},
 		"federation/xmpp/frame": {},
 		"federation/xmpp/dns":   {},
@@ -64,11 +72,12 @@ var layers = merge(
 			tests: []string{"gateway/internal/peertest"},
 		},
 		"gateway/admin":                       {may: vocabulary},
-		"gateway/config":                      {may: vocabulary},
+		"gateway/config":                      {may: list(vocabulary, "federation/mqtt/topic")},
 		"gateway/internal/peertest":           {may: []string{"federation/guide", "federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
 		"gateway/internal/bench":              {may: []string{"federation", "federation/link", "federation/xmpp/setup", "gateway/internal/peertest", "transports", "transports/ygg"}},
 		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
+		"gateway/internal/sessiontest":        {tests: []string{"federation/mqtt/session", "federation/mqtt/session/disk", "gateway/internal/peertest", "store"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},
 		"bench/lane":                          {may: list(below, "transports/tcp")},

@@ -12,6 +12,7 @@ import (
 	"github.com/yggate/yggate/federation/lane"
 	"github.com/yggate/yggate/federation/link"
 	"github.com/yggate/yggate/federation/matrix"
+	"github.com/yggate/yggate/federation/mqtt"
 	"github.com/yggate/yggate/federation/xmpp/frame"
 	"github.com/yggate/yggate/gateway/admin"
 )
@@ -294,6 +295,16 @@ func describeBody(out *admin.Item, body []byte) {
 		if t, err := matrix.ReadTransaction(body); err == nil {
 			out.Stanza, out.ID, out.From, out.To = "transaction", t.ID, t.Origin, t.Server
 		}
+	case string(federation.MQTT):
+		if m, err := mqtt.ReadItem(body); err == nil {
+			out.Stanza, out.Type, out.To = "publish", fmt.Sprintf("qos %d", m.QoS), m.Topic
+			if m.Reply {
+				out.Stanza = "reply"
+			}
+			if m.Retain {
+				out.Type += " retain"
+			}
+		}
 	}
 }
 
@@ -302,6 +313,11 @@ func bodyText(protocol string, body []byte) string {
 	if protocol == string(federation.Matrix) {
 		if t, err := matrix.ReadTransaction(body); err == nil {
 			return string(t.Body)
+		}
+	}
+	if protocol == string(federation.MQTT) {
+		if m, err := mqtt.ReadItem(body); err == nil {
+			return string(m.Payload)
 		}
 	}
 	return string(body)

@@ -58,7 +58,8 @@ func needRestart(old, new *config.Config) []string {
 		a, b any
 	}{
 		{"name", old.Name, new.Name}, {"state", old.State, new.State}, {"log", old.Log, new.Log},
-		{"mesh", old.Mesh, new.Mesh}, {"xmpp", old.XMPP, new.XMPP}, {"matrix", old.Matrix, new.Matrix}, {"metrics", old.Metrics, new.Metrics},
+		{"mesh", old.Mesh, new.Mesh}, {"xmpp", old.XMPP, new.XMPP}, {"matrix", old.Matrix, new.Matrix}, {"mqtt", old.MQTT, new.MQTT},
+		{"metrics", old.Metrics, new.Metrics},
 	} {
 		if !reflect.DeepEqual(s.a, s.b) {
 			changed = append(changed, s.name)

@@ -43,6 +43,9 @@ func (g *gateway) status(ctx context.Context) admin.Status {
 		if e.matrix != nil {
 			st.Matrix = g.matrixStatus(e.matrix)
 		}
+		if e.mqtt != nil {
+			st.MQTT = g.mqttStatus(e.mqtt)
+		}
 	}
 	if leaf, err := g.identity.Leaf(g.meshAddr()); err != nil {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("the certificate of this node cannot be issued: %v", err))

@@ -23,6 +23,7 @@ func (g *gateway) warn(ctx context.Context, st *admin.Status) {
 	if s := st.Store; s.State != string(store.HealthOK) {
 		add("the store is %s, and nothing is acknowledged until it takes writes again: %s", s.State, s.Fix)
 	}
+	warnOfMQTT(st.MQTT, add)
 	for _, p := range st.Peers {
 		for _, l := range p.Lanes {
 			warnOfLane(l, add)

@@ -218,7 +218,8 @@ func damage(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from := len(data) / 2
+	// From the start of a page: SQLite may take half a page for one with odd rows.
+	from := len(data) / 2 &^ 4095
 	_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, len(data)-from), int64(from))
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)

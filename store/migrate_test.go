@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -88,6 +89,9 @@ func TestUpgradeOfEveryFrozenSchema(t *testing.T) {
 			if version >= 3 {
 				checkFrozenMatrix(t, s)
 			}
+			if version >= 4 {
+				checkFrozenMQTT(t, s)
+			}
 		})
 	}
 }
@@ -150,6 +154,23 @@ func checkFrozenMatrix(t *testing.T, s *Store) {
 	if err != nil || len(k) != 1 || k[0].Server != "bob.grid" || k[0].Peer != "gridbbbb" || k[0].Keys["ed25519:2"] != "bmV3" ||
 		k[0].ValidUntil.UnixMilli() != 1795086400000 || k[0].Changed.UnixMilli() != 1794990000000 || k[0].Before["ed25519:1"] != "b2xk" {
 		t.Errorf("matrix keys %+v, %v", k, err)
+	}
+}
+
+func checkFrozenMQTT(t *testing.T, s *Store) {
+	t.Helper()
+	want := &MQTTSession{
+		Life: []byte{1, 2}, Filters: []string{"home/+/temp"},
+		In:  []MQTTIn{{ID: 65535, Released: 7}},
+		Out: []MQTTOut{{ID: 8192, Key: []byte{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff}, Stage: 2, Turn: 77}},
+	}
+	if got, err := s.MQTTSession(t.Context(), "yggate-aaaa"); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("MQTT session %+v, %v", got, err)
+	}
+	var hash []byte
+	err := s.Read().QueryRow(`SELECT hash FROM mqtt_retained WHERE peer = 'gridbbbb' AND topic = 'home/hall/temp'`).Scan(&hash)
+	if err != nil || string(hash) != "\x0a\x0b" {
+		t.Errorf("retained %x, %v", hash, err)
 	}
 }
 

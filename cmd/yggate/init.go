@@ -39,6 +39,7 @@ func runInit(_ context.Context, sh *shell, c *command, args []string) error {
 	f.StringVar(&e.State, "state", e.State, "the `DIRECTORY` of keys and database")
 	xmppFlags(f, &e)
 	matrixFlags(f, &e)
+	f.StringVar(&e.Broker, "mqtt", "", "`URL` of your MQTT broker, such as mqtt://127.0.0.1:1883")
 	f.Var((*list)(&e.MeshPeers), "mesh-peer", "peering `URI` of a Yggdrasil node to connect to; may be given several times")
 	f.Var((*list)(&e.MeshListen), "mesh-listen", "`URI` where Yggdrasil nodes may connect; may be given several times")
 	f.Var((*list)(&e.Advertise), "advertise", "peering `URI` that invites carry; may be given several times")
@@ -51,7 +52,7 @@ func runInit(_ context.Context, sh *shell, c *command, args []string) error {
 	_, err := os.Stat(f.config)
 	switch none := len(e.Protocols()) == 0; {
 	case none && !*show && errors.Is(err, fs.ErrNotExist):
-		return badUsage("--domain or --matrix is needed: the domain of your XMPP users, or the server name of your Matrix users, such as a.grid")
+		return badUsage("--domain, --matrix or --mqtt is needed: the domain of your XMPP users, the server name of your Matrix users, such as a.grid, or the URL of your broker")
 	case none:
 		shown := config.ExampleDefaults()
 		e.Name, e.Domains, e.MUC = cmp.Or(e.Name, shown.Name), shown.Domains, shown.MUC
@@ -59,6 +60,9 @@ func runInit(_ context.Context, sh *shell, c *command, args []string) error {
 		if err := f.without(e); err != nil {
 			return err
 		}
+	}
+	if e.Name == "" && len(e.Domains)+len(e.ServerNames) == 0 {
+		return badUsage("--name is needed: what peers see your grid called")
 	}
 	if e.Name == "" {
 		e.Name = slices.Concat(e.Domains, e.ServerNames)[0]
@@ -116,7 +120,7 @@ type made struct {
 	Fingerprint string `json:"fingerprint"`
 	Recovery    string `json:"recovery"`
 
-	xmpp, matrix bool // there is an XMPP server, or a homeserver, to set up
+	xmpp, matrix, mqtt bool // there is an XMPP server, a homeserver, a broker to set up
 }
 
 func initialise(sh *shell, f *flags, e config.Example) error {
@@ -138,7 +142,7 @@ func initialise(sh *shell, f *flags, e config.Example) error {
 	if _, err := federation.CreateKeyFile(c.MeshKey()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery, c.XMPP != nil, c.Matrix != nil}
+	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery, c.XMPP != nil, c.Matrix != nil, c.MQTT != nil}
 	if f.json {
 		return printJSON(sh.out, m)
 	}
@@ -184,6 +188,9 @@ func (m made) tell(sh *shell) {
 	}
 	if m.matrix {
 		steps = append(steps, fmt.Sprintf("yggate setup dendrite%s   (or synapse, conduit, ejabberd-matrix), and add the lines it prints", conf))
+	}
+	if m.mqtt {
+		steps = append(steps, fmt.Sprintf("yggate setup mosquitto%s   (or ejabberd-mqtt), and add the lines it prints", conf))
 	}
 	fmt.Fprintln(sh.out, "Next:")
 	for i, step := range append(steps, "yggate serve"+conf) {

@@ -118,7 +118,7 @@ func badUsage(format string, args ...any) error { return &usageError{fmt.Sprintf
 type toldError struct{ error }
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, "yggate carries XMPP and Matrix between your servers and those of your peers.\n\nUsage: yggate COMMAND [ARGUMENTS]\n\n")
+	fmt.Fprint(w, "yggate carries XMPP, Matrix and MQTT between your servers and those of your peers.\n\nUsage: yggate COMMAND [ARGUMENTS]\n\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.short)
 	}

@@ -12,8 +12,8 @@ var cmdRoute = command{
 	name: "route", args: "ADDRESS [--protocol PROTOCOL] [FLAGS]",
 	short: "explain where traffic for an address goes, sending nothing",
 	long: `
-Takes an address of XMPP (bob@b.grid, b.grid) or of Matrix (@bob:b.grid,
-#room:b.grid, !id:b.grid, b.grid:8448), and explains hop by hop what the running
+Takes an address of XMPP (bob@b.grid, b.grid), of Matrix (@bob:b.grid, #room:b.grid,
+!id:b.grid, b.grid:8448), or a topic of MQTT (mqtt:sensors/hall/temp), and explains hop by hop what the running
 gateway would do with traffic to it: whose domain it is, whether that peer may have
 it, whether the link is up. Exits 1 where the way ends early.
 
@@ -23,7 +23,7 @@ runs; --protocol decides otherwise.
 `,
 	run: func(ctx context.Context, sh *shell, c *command, args []string) error {
 		f := newFlags(sh, c).withJSON()
-		proto := f.String("protocol", "", "the `PROTOCOL` of the address, xmpp or matrix (default: as it is written)")
+		proto := f.String("protocol", "", "the `PROTOCOL` of the address, xmpp, matrix or mqtt (default: as it is written)")
 		rest, err := f.parse(args, 0, 1)
 		if err != nil {
 			return err

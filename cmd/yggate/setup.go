@@ -15,6 +15,7 @@ import (
 	"github.com/yggate/yggate/federation/guide"
 	"github.com/yggate/yggate/federation/localca"
 	matrixsetup "github.com/yggate/yggate/federation/matrix/setup"
+	mqttsetup "github.com/yggate/yggate/federation/mqtt/setup"
 	"github.com/yggate/yggate/federation/xmpp/setup"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
@@ -22,10 +23,10 @@ import (
 
 var cmdSetup = command{
 	name: "setup", args: "SERVER [FLAGS]",
-	short: "print the lines to add to your XMPP server or homeserver",
+	short: "print the lines to add to your XMPP server, homeserver or broker",
 	long: `
-SERVER is ejabberd or prosody for XMPP, and dendrite, synapse, conduit or
-ejabberd-matrix (its Matrix gateway) for Matrix.
+SERVER is ejabberd or prosody for XMPP, dendrite, synapse, conduit or ejabberd-matrix
+(its Matrix gateway) for Matrix, and mosquitto or ejabberd-mqtt (its broker) for MQTT.
 
 Prints exactly the lines that the server needs, and writes beside the configuration
 what they refer to: the certificate of a CA that exists only for this purpose, and for
@@ -39,7 +40,7 @@ domains.
 // guided is what setup tells, as --json prints it.
 type guided struct {
 	Certificate string       `json:"certificate,omitempty"` // XMPP
-	CA          string       `json:"ca"`
+	CA          string       `json:"ca,omitempty"`          // XMPP and Matrix
 	Guide       *guide.Guide `json:"guide"`
 }
 
@@ -54,10 +55,13 @@ func runSetup(ctx context.Context, sh *shell, c *command, args []string) error {
 	}
 	server := rest[0]
 	protocol := federation.XMPP
-	if slices.Contains(matrixsetup.Servers(), server) {
+	switch {
+	case slices.Contains(matrixsetup.Servers(), server):
 		protocol = federation.Matrix
-	} else if !slices.Contains(setup.Servers(), server) {
-		return badUsage("%q is none of %s", server, strings.Join(slices.Concat(setup.Servers(), matrixsetup.Servers()), ", "))
+	case slices.Contains(mqttsetup.Servers(), server):
+		protocol = federation.MQTT
+	case !slices.Contains(setup.Servers(), server):
+		return badUsage("%q is none of %s", server, strings.Join(slices.Concat(setup.Servers(), matrixsetup.Servers(), mqttsetup.Servers()), ", "))
 	}
 	conf, err := f.load(sh)
 	if err != nil {
@@ -75,9 +79,12 @@ func runSetup(ctx context.Context, sh *shell, c *command, args []string) error {
 	s := setupCall{conf: conf, server: server, dir: *dir, peers: peers}
 	var told guided
 	var notes []string
-	if protocol == federation.Matrix {
+	switch protocol {
+	case federation.Matrix:
 		told, notes, err = s.matrix(ctx)
-	} else {
+	case federation.MQTT:
+		told.Guide, err = mqttsetup.For(server, mqttsetup.Params{Broker: conf.MQTT.Broker, User: conf.MQTT.User})
+	default:
 		told, notes, err = s.xmpp(ctx)
 	}
 	if err != nil {

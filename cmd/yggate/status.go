@@ -132,6 +132,9 @@ func tellStatus(sh *shell, st admin.Status) error {
 	if err := section(w, []string{"MATRIX SERVER", "PEER", "REACHED", "KEYS", ""}, matrixRows(st.Matrix)); err != nil {
 		return err
 	}
+	if err := section(w, []string{"MQTT BROKER", "STATE", "FROM IT", "TO IT"}, brokerRows(st.MQTT)); err != nil {
+		return err
+	}
 	rows = nil
 	for _, l := range st.Leaves {
 		rows = append(rows, []string{l.Address, short(time.Until(l.Expires))})
@@ -184,6 +187,18 @@ func matrixRows(m *admin.Matrix) [][]string {
 		rows = append(rows, []string{name, s.peer, s.reached, s.keys, s.note})
 	}
 	return rows
+}
+
+// brokerRows is the one row of the broker.
+func brokerRows(m *admin.MQTT) [][]string {
+	if m == nil {
+		return nil
+	}
+	state := "down"
+	if m.Connected {
+		state = "up " + short(time.Since(m.Since)) + ", MQTT " + m.Version
+	}
+	return [][]string{{m.Broker, state, fmt.Sprintf("%d unacknowledged", m.Unacked), fmt.Sprintf("%d under way, %d waiting", m.InFlight, m.Waiting)}}
 }
 
 // storeLine is how the database is; what to do stands in the warnings.

@@ -196,7 +196,7 @@ func (d *Durable) outLane(key laneKey) (*outLane, error) {
 }
 
 // DurableLanes are the names of the lanes that a Durable has.
-func DurableLanes() []Name { return []Name{Chat, Room, Bulk} }
+func DurableLanes() []Name { return []Name{Chat, Room, Bulk, MQTT} }
 
 func isDurable(name Name) bool { return slices.Contains(DurableLanes(), name) }
 

@@ -32,6 +32,9 @@ const (
 	// Bulk is durable, too, for what is large and in no hurry: the transactions of
 	// homeservers, which would keep messages waiting.
 	Bulk Name = "bulk"
+	// MQTT is durable, for what brokers publish: much of it, and each topic a
+	// conversation.
+	MQTT Name = "mqtt"
 )
 
 // Item is one thing to carry: a stanza, a publication, a bridged event.

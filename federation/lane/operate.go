@@ -181,6 +181,26 @@ func (d *Durable) Drop(ctx context.Context, peer federation.GridID, lane Name, s
 	return l.bury([]store.LaneItem{it}, ReasonDropped, "")
 }
 
+// DropOldest takes up to n items out of a queue that have waited longest and are not
+// on their way, to make room for newer ones, and returns how many; their senders are
+// told. Nothing is dropped while all that waits is on its way.
+func (d *Durable) DropOldest(ctx context.Context, peer federation.GridID, lane Name, n int) (int, error) {
+	l, err := d.existing(peer, lane)
+	if errors.Is(err, ErrNoItem) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	items, err := d.cfg.Store.OutItems(ctx, l.id(), store.Pos(l.settledUpTo()), n, pageBytes)
+	if err != nil || len(items) == 0 {
+		return 0, err
+	}
+	return len(items), l.bury(items, ReasonDropped, "newer ones needed the room")
+}
+
 // DropAll takes everything out of the queues to a peer that is not on its way, and
 // returns how many items that were; their senders are told.
 func (d *Durable) DropAll(ctx context.Context, peer federation.GridID) (int64, error) {

@@ -25,6 +25,7 @@ type Status struct {
 	Peers      []Peer              `json:"peers"`
 	Streams    []Stream            `json:"streams"`
 	Matrix     *Matrix             `json:"matrix,omitempty"` // where it runs
+	MQTT       *MQTT               `json:"mqtt,omitempty"`   // where it runs
 	Conflicts  []Domain            `json:"conflicts,omitempty"`
 	Store      Store               `json:"store"`
 	// Untold are the dead letters whose senders have not been told, by peer.
@@ -134,7 +135,8 @@ type Item struct {
 	// Sent says that it is on its way: the peer may have it.
 	Sent bool `json:"sent"`
 
-	// What the first tag of the stanza says, or the head of a Matrix transaction.
+	// What the first tag of the stanza says, the head of a Matrix transaction, or a
+	// publication's: its topic is To, its QoS Type.
 	Stanza string `json:"stanza,omitempty"` // message
 	Type   string `json:"type,omitempty"`
 	From   string `json:"from,omitempty"`
@@ -191,6 +193,31 @@ type MatrixWake struct {
 	Server  string    `json:"server"`
 	Reached time.Time `json:"reached,omitzero"`
 	Problem string    `json:"problem,omitempty"`
+}
+
+// MQTT is how things stand with the operator's broker and the peers' topics.
+type MQTT struct {
+	Broker    string    `json:"broker"`
+	Connected bool      `json:"connected"`
+	Version   string    `json:"version,omitempty"` // 5 or 3.1.1
+	Since     time.Time `json:"since,omitzero"`
+	Problem   string    `json:"problem,omitempty"` // why it is not connected
+	InFlight  int       `json:"in_flight"`         // to the broker, not acknowledged by it
+	Waiting   int       `json:"waiting"`           // to the broker, not sent
+	Unacked   int       `json:"unacked"`           // from the broker, not on disk for all peers
+	// Refused are the subscriptions that the broker does not allow, and why.
+	Refused map[string]string `json:"refused,omitempty"`
+	Peers   []MQTTPeer        `json:"peers"`
+}
+
+// MQTTPeer is a peer that may use MQTT.
+type MQTTPeer struct {
+	Peer     string    `json:"peer"`
+	Exports  int       `json:"exports"` // rules
+	Imports  int       `json:"imports"`
+	Waiting  int       `json:"waiting"` // for the disk
+	Full     time.Time `json:"full,omitzero"`
+	Overflow string    `json:"overflow,omitempty"`
 }
 
 // Leaf is a certificate that this node shows, and when it ends.

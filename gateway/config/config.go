@@ -37,7 +37,8 @@ type Config struct {
 	Log          Log             `yaml:"log"`
 	Mesh         Mesh            `yaml:"mesh"`
 	XMPP         *XMPP           `yaml:"xmpp"`   // nil: this grid has no XMPP
-	Matrix       *Matrix         `yaml:"matrix"` // nil: this grid has no Matrix; one of the two is there
+	Matrix       *Matrix         `yaml:"matrix"` // nil: this grid has no Matrix
+	MQTT         *MQTT           `yaml:"mqtt"`   // nil: this grid has no MQTT; one of the three is there
 	PeerDefaults Peer            `yaml:"peer_defaults"`
 	Peers        map[string]Peer `yaml:"peers"`
 	Metrics      Metrics         `yaml:"metrics"`
@@ -103,6 +104,7 @@ type Peer struct {
 	Allow  []federation.Protocol `yaml:"allow"`
 	Limits Limits                `yaml:"limits"`
 	Matrix PeerMatrix            `yaml:"matrix"`
+	MQTT   PeerMQTT              `yaml:"mqtt"`
 }
 
 // Limits bound what one peer can make this gateway do. Zero means "as in
@@ -210,10 +212,12 @@ func (c *Config) complete() {
 		}
 	}
 	c.Matrix.complete()
+	c.MQTT.complete(abs)
 	if len(c.Mesh.Peers) == 0 && len(c.Mesh.Listen) == 0 && !c.Mesh.Multicast {
 		c.Warnings = append(c.Warnings, NoPeerings)
 	}
 	c.warnOfAllow()
+	c.warnOfMQTT()
 }
 
 // warnOfAllow warns of a protocol that runs and is allowed to nobody, and of one
@@ -231,7 +235,7 @@ func (c *Config) warnOfAllow() {
 		warn("peer_defaults: allow is empty and no peer has its own: nothing will cross (write allow: [%s])", runs[0])
 		return
 	}
-	for _, proto := range []federation.Protocol{federation.XMPP, federation.Matrix} {
+	for _, proto := range allProtocols {
 		switch run := slices.Contains(runs, proto); {
 		case run && !allowed[proto]:
 			warn("%s: no peer is allowed it: nothing of it will cross (write %s under allow, in peer_defaults or for a peer)", proto, proto)
@@ -258,6 +262,8 @@ func (c *Config) Policy(petname string) federation.Policy {
 	own.Limits.apply(&p.Limits)
 	c.PeerDefaults.Matrix.apply(&p.Matrix)
 	own.Matrix.apply(&p.Matrix)
+	c.PeerDefaults.MQTT.apply(&p.MQTT, petname)
+	own.MQTT.apply(&p.MQTT, petname)
 	return p
 }
 
@@ -294,6 +300,9 @@ func (c *Config) Own() map[federation.Protocol][]string {
 	if c.Matrix != nil {
 		own[federation.Matrix] = slices.Clone(c.Matrix.ServerNames)
 	}
+	if c.MQTT != nil {
+		own[federation.MQTT] = slices.Clone(c.MQTT.Prefixes)
+	}
 	return own
 }
 
@@ -305,6 +314,9 @@ func (c *Config) Protocols() []federation.Protocol {
 	}
 	if c.Matrix != nil {
 		run = append(run, federation.Matrix)
+	}
+	if c.MQTT != nil {
+		run = append(run, federation.MQTT)
 	}
 	return run
 }

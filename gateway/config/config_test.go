@@ -37,7 +37,11 @@ func TestExampleLoads(t *testing.T) {
 	// Uncommenting every commented setting must load as well, and mean the
 	// defaults where it shows them.
 	full := uncommented(b.String(), "# For Matrix, beside XMPP or instead of it:\n")
-	full = strings.NewReplacer("  # upstream_proxy:", "  upstream_proxy:", "  # listen: [127", "  listen: [127", "  # matrix:", "  matrix:", "#     matrix:", "    matrix:", "#       servers:", "      servers:",
+	full = uncommented(full, "# For MQTT, beside the others or alone:\n")
+	full = strings.NewReplacer("  # upstream_proxy:", "  upstream_proxy:", "  # listen: [127", "  listen: [127", "  # matrix:", "  matrix:", "  # mqtt:", "  mqtt:", "#     mqtt:", "    mqtt:", "#       import:", "      import:",
+		"  # user: ygg", "  user: ygg", "  # password:", "  password:", "  # ca: /etc/mosq", "  ca: /etc/mosq", "  # cert: /etc/ygg", "  cert: /etc/ygg",
+		"  # key: /etc", "  key: /etc", "  # client_id:", "  client_id:", "  # share:", "  share:", "  # prefixes:", "  prefixes:", "mqtt://127", "mqtts://127",
+		"#     matrix:", "    matrix:", "#       servers:", "      servers:",
 		"  # server_ca:", "  server_ca:", "    # upstream:", "    upstream:", "  # listen: 127.0.0.1:9747", "  listen: 127.0.0.1:9747",
 		"# peers:\n", "peers:\n", "#   bob:", "  bob:", "#     allow:", "    allow:", "#     limits:", "    limits:",
 		"  # limits:", "  limits:", "  #   ", "    ").Replace(full)
@@ -54,11 +58,20 @@ func TestExampleLoads(t *testing.T) {
 	if got := c.Policy("bob"); !got.Matrix.Servers["b.grid"] || !got.Matrix.DenyRooms["!id:spam.grid"] || got.Matrix.Custody {
 		t.Errorf("bob may over Matrix: %+v", got.Matrix)
 	}
+	if m := c.MQTT; m.Broker != "mqtts://127.0.0.1:1883" || m.Version != "auto" || m.MaxPacket != 960<<10 || m.CA != "/etc/mosquitto/ca.pem" {
+		t.Errorf("mqtt = %+v", m)
+	}
+	if m := c.Policy("anyone").MQTT; len(m.Exports) != 1 || m.Imports[0].As != "grid/anyone/" || m.Availability[0].Topic != "grid/anyone/online" || m.TTL != 7*24*time.Hour {
+		t.Errorf("anyone may over MQTT: %+v", m)
+	}
+	if m := c.Policy("bob").MQTT; len(m.Exports) != 1 || len(m.Imports) != 1 || m.Imports[0].As != "bob/weather/{1}" || m.Imports[0].QoS != 2 || !m.Imports[0].Retain {
+		t.Errorf("bob may over MQTT: %+v", m)
+	}
 	if got := c.Policy("bob").Limits; got.MessagesPerSecond != 50 || got.Burst != 500 || got.TTL != 12*time.Hour || got.QueueItems != federation.DefaultLimits().QueueItems || got.Streams != federation.DefaultLimits().Streams {
 		t.Errorf("bob's limits = %+v", got)
 	}
 	allKeys(reflect.TypeFor[Config](), func(key string) {
-		if !strings.Contains(full, "\n"+key+":") && !strings.Contains(full, " "+key+":") {
+		if !strings.Contains(full, "\n"+key+":") && !strings.Contains(full, " "+key+":") && !strings.Contains(full, "{"+key+":") {
 			t.Errorf("the example does not show %q", key)
 		}
 	})
@@ -80,10 +93,10 @@ func allKeys(typ reflect.Type, each func(string)) {
 		}
 		each(key)
 		sub := f.Type
-		if sub.Kind() == reflect.Pointer || sub.Kind() == reflect.Map {
+		if sub.Kind() == reflect.Pointer || sub.Kind() == reflect.Map || sub.Kind() == reflect.Slice {
 			sub = sub.Elem()
 		}
-		if sub.Kind() == reflect.Struct && sub.PkgPath() == typ.PkgPath() {
+		if sub.Kind() == reflect.Struct && sub.PkgPath() == typ.PkgPath() && sub != reflect.TypeFor[Prefix]() {
 			allKeys(sub, each)
 		}
 	}
@@ -256,8 +269,9 @@ func FuzzConfig(f *testing.F) {
 		var ps Problems
 		switch {
 		case err == nil:
-			x, m := c.XMPP, c.Matrix
-			if c.Name == "" || c.Mesh.Port == 0 || x == nil && m == nil ||
+			x, m, q := c.XMPP, c.Matrix, c.MQTT
+			if c.Name == "" || c.Mesh.Port == 0 || x == nil && m == nil && q == nil ||
+				q != nil && (!strings.HasPrefix(q.Broker, "mqtt") || q.MaxPacket == 0 || q.Version == "") ||
 				x != nil && (len(x.Domains) == 0 || !x.Listen.IsValid() || x.MaxStanza == 0) ||
 				m != nil && (len(m.ServerNames) == 0 || !m.Proxy.IsValid() && len(m.Listen) == 0 || m.MaxBody == 0) {
 				t.Fatalf("incomplete configuration loaded: %+v", c)

@@ -28,7 +28,9 @@ type Example struct {
 	MatrixServer string
 	MatrixProxy  string   // empty for none
 	MatrixListen []string // none, or where a homeserver without a proxy connects
-	Metrics      string   // empty for none
+	// MQTT, where there is a Broker; else its section is a comment.
+	Broker  string
+	Metrics string // empty for none
 }
 
 // Protocols are those that the example has a section for.
@@ -39,6 +41,9 @@ func (e Example) Protocols() []string {
 	}
 	if len(e.ServerNames) > 0 {
 		run = append(run, string(federation.Matrix))
+	}
+	if e.Broker != "" {
+		run = append(run, string(federation.MQTT))
 	}
 	return run
 }
@@ -57,7 +62,7 @@ func ExampleDefaults() Example {
 func (e Example) Write(w io.Writer) error {
 	quoted := e
 	for _, s := range []*string{
-		&quoted.Name, &quoted.State, &quoted.Server, &quoted.Listen, &quoted.DNS, &quoted.MatrixServer, &quoted.MatrixProxy, &quoted.Metrics,
+		&quoted.Name, &quoted.State, &quoted.Server, &quoted.Listen, &quoted.DNS, &quoted.MatrixServer, &quoted.MatrixProxy, &quoted.Broker, &quoted.Metrics,
 	} {
 		*s = scalarText(*s)
 	}
@@ -77,6 +82,7 @@ func (e Example) Write(w io.Writer) error {
 func commented(t *template.Template) func(string, Example) (string, error) {
 	return func(part string, e Example) (string, error) {
 		e.Domains, e.MUC, e.ServerNames = []string{"a.grid"}, []string{"muc.a.grid"}, []string{"a.grid"}
+		e.Broker = "mqtt://127.0.0.1:1883"
 		var b strings.Builder
 		err := t.ExecuteTemplate(&b, part, e)
 		text := strings.TrimSuffix(b.String(), "\n")

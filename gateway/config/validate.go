@@ -28,7 +28,8 @@ const (
 var (
 	dialSchemes   = []string{"tcp", "tls", "quic", "ws", "wss", "unix", "socks", "sockstls"}
 	listenSchemes = []string{"tcp", "tls", "quic", "ws", "wss", "unix"}
-	protocols     = []string{string(federation.XMPP), string(federation.Matrix)}
+	allProtocols  = []federation.Protocol{federation.XMPP, federation.Matrix, federation.MQTT}
+	protocols     = []string{string(federation.XMPP), string(federation.Matrix), string(federation.MQTT)}
 	petname       = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 )
 
@@ -58,8 +59,11 @@ func (c *Config) validate(r *reader) {
 	if c.Matrix != nil {
 		c.Matrix.validate(r)
 	}
-	if c.XMPP == nil && c.Matrix == nil && !r.failed("xmpp") && !r.failed("matrix") {
-		r.failAt("xmpp", "is missing, and so is matrix; say in one of them, or both, what is yours and where its server is (`yggate init --print` shows an example)")
+	if c.MQTT != nil {
+		c.MQTT.validate(r)
+	}
+	if len(c.Protocols()) == 0 && !r.failed("xmpp") && !r.failed("matrix") && !r.failed("mqtt") {
+		r.failAt("xmpp", "is missing, and so are matrix and mqtt; say in one of them, or more, what is yours and where its server is (`yggate init --print` shows an example)")
 	}
 	c.PeerDefaults.validate(r, "peer_defaults")
 	for _, name := range c.PeerNames() {
@@ -219,6 +223,7 @@ func (p *Peer) validate(r *reader, key string) {
 		r.oneOf(fmt.Sprintf("%s.allow[%d]", key, i), string(proto), protocols...)
 	}
 	p.Matrix.validate(r, key+".matrix")
+	p.MQTT.validate(r, key+".mqtt")
 	l := p.Limits
 	for _, f := range []struct {
 		name string

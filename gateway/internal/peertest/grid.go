@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/yggate/yggate/federation/xmpp/setup"
@@ -24,9 +26,13 @@ type GridConfig struct {
 	Kind string
 	// Matrix adds a homeserver, whose server name is Domain.
 	Matrix bool
-	Domain string
-	Dir    string
-	Netns  *Netns
+	// MQTT adds a broker, set up as `yggate setup mosquitto` says. MQTTConfig is added
+	// to the gateway's configuration under peer_defaults, indented by two.
+	MQTT       bool
+	MQTTConfig string
+	Domain     string
+	Dir        string
+	Netns      *Netns
 	// ServerIP, GatewayIP and DNSIP are the addresses of server, gateway and
 	// DNS responder; unset ones are taken from 127/8. Hosts mode, in which the
 	// peer domains must be known beforehand, has no responder.
@@ -49,7 +55,8 @@ type Grid struct {
 	Issued       Issued  // for it
 	// Listen is where the gateway takes its s2s streams.
 	Listen     netip.AddrPort
-	Homeserver *Dendrite // or nil
+	Homeserver *Dendrite  // or nil
+	Broker     *Mosquitto // or nil
 }
 
 // NewGrid does what an operator does first: yggate init and yggate setup. Start
@@ -83,8 +90,16 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 		flags = append(flags, "--matrix", cfg.Domain, "--matrix-server", "http://"+netip.AddrPortFrom(cfg.ServerIP, 8008).String(),
 			"--matrix-proxy", netip.AddrPortFrom(cfg.GatewayIP, 8118).String())
 	}
+	if cfg.MQTT {
+		flags = append(flags, "--mqtt", "mqtt://"+netip.AddrPortFrom(cfg.ServerIP, 1883).String())
+	}
 	if err := g.Gateway.Init(ctx, append(flags, cfg.Mesh...)...); err != nil {
 		return nil, err
+	}
+	if cfg.MQTT {
+		if err := g.prepareMQTT(ctx, &cfg); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.Kind != "" {
 		if err := g.prepareXMPP(ctx, &cfg, p); err != nil {
@@ -138,6 +153,32 @@ func (g *Grid) prepareXMPP(ctx context.Context, cfg *GridConfig, p setup.Params)
 	return err
 }
 
+// prepareMQTT writes what the operator would into the configuration of the gateway, and
+// what `yggate setup` prints into that of the broker.
+func (g *Grid) prepareMQTT(ctx context.Context, cfg *GridConfig) error {
+	conf, err := os.ReadFile(g.Gateway.Config)
+	if err != nil {
+		return err
+	}
+	const heading = "peer_defaults:\n"
+	if n := strings.Count(string(conf), heading); n != 1 {
+		return fmt.Errorf("%s: %d times %q", g.Gateway.Config, n, heading)
+	}
+	text := strings.Replace(string(conf), heading, heading+cfg.MQTTConfig, 1)
+	if err := os.WriteFile(g.Gateway.Config, []byte(text), 0o600); err != nil {
+		return err
+	}
+	told, err := g.Gateway.Setup(ctx, "mosquitto")
+	if err != nil {
+		return err
+	}
+	g.Broker, err = NewMosquitto(MosquittoConfig{
+		Name: cfg.Name, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, "mosquitto"), Netns: cfg.Netns,
+		Lines: strings.Split(strings.TrimSpace(told.Guide.Text("/etc/mosquitto/conf.d/yggate.conf")), "\n"),
+	})
+	return err
+}
+
 // Start starts the gateway and the servers.
 func (g *Grid) Start(ctx context.Context) error {
 	if err := g.Gateway.Start(ctx); err != nil {
@@ -149,7 +190,12 @@ func (g *Grid) Start(ctx context.Context) error {
 		}
 	}
 	if g.Homeserver != nil {
-		return g.Homeserver.Start(ctx)
+		if err := g.Homeserver.Start(ctx); err != nil {
+			return err
+		}
+	}
+	if g.Broker != nil {
+		return g.Broker.Start(ctx)
 	}
 	return nil
 }
@@ -157,6 +203,9 @@ func (g *Grid) Start(ctx context.Context) error {
 // Stop stops what runs of them.
 func (g *Grid) Stop() error {
 	var errs []error
+	if g.Broker != nil {
+		errs = append(errs, g.Broker.Stop())
+	}
 	if g.Homeserver != nil {
 		errs = append(errs, g.Homeserver.Stop())
 	}
@@ -188,13 +237,21 @@ func (g *Grid) AwaitUp(ctx context.Context, peer string) (admin.Status, error) {
 // Pair makes two running grids peers as their operators do, by one string, and
 // waits until the link is up on both sides.
 func Pair(ctx context.Context, inviter, accepter *Grid) error {
-	// What is below the domain is expected with it.
-	invite, err := inviter.Gateway.Invite(ctx, accepter.Name, accepter.Domain)
+	var expect []string
+	if accepter.Domain != "" { // what is below it is expected with it
+		expect = []string{accepter.Domain}
+	}
+	invite, err := inviter.Gateway.Invite(ctx, accepter.Name, expect...)
 	if err != nil {
 		return err
 	}
 	if err := accepter.Gateway.Accept(ctx, invite, inviter.Name); err != nil {
 		return err
+	}
+	if accepter.Domain == "" { // nothing by which it could be known to be expected
+		if _, err := inviter.Gateway.Run(ctx, "peer", "approve", accepter.Name); err != nil {
+			return err
+		}
 	}
 	if _, err := inviter.AwaitUp(ctx, accepter.Name); err != nil {
 		return err

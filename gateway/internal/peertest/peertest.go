@@ -1,6 +1,6 @@
 // Package peertest runs the real programs that yggate stands between, for tests,
-// for benchmarks and for the demo: ejabberd, Prosody, Dendrite, a stock Yggdrasil
-// node, yggate itself, each as an ordinary process that can be stopped, killed
+// for benchmarks and for the demo: ejabberd, Prosody, Dendrite, mosquitto, a
+// stock Yggdrasil node, yggate itself, each as an ordinary process that can be stopped, killed
 // and restarted on the same data, on an address of 127/8 or in a network
 // namespace.
 //
@@ -34,11 +34,12 @@ type needed struct{ program, get string }
 // needs says how to find and get what fixtures stand on. Programs in .cache are
 // of this checkout.
 var needs = map[string]needed{
-	"ejabberd": {"ejabberdctl", "apt-get install ejabberd"},
-	"erlang":   {"erl", "apt-get install ejabberd"},
-	"prosody":  {"prosody", "apt-get install prosody lua-unbound"},
-	"netns":    {"ip", "apt-get install iproute2"},
-	"dendrite": {".cache/dendrite", "make deps"},
+	"ejabberd":  {"ejabberdctl", "apt-get install ejabberd"},
+	"erlang":    {"erl", "apt-get install ejabberd"},
+	"prosody":   {"prosody", "apt-get install prosody lua-unbound"},
+	"mosquitto": {"mosquitto", "apt-get install mosquitto mosquitto-clients"},
+	"netns":     {"ip", "apt-get install iproute2"},
+	"dendrite":  {".cache/dendrite", "make deps"},
 }
 
 // Need says whether the named programs can be used here. It wraps ErrSkipped for

@@ -19,7 +19,7 @@ func Require(t testing.TB, names ...string) {
 	}
 }
 
-// runnable is a Server or a Dendrite.
+// runnable is a Server, a Dendrite or a Mosquitto.
 type runnable interface {
 	Start(context.Context) error
 	Stop() error

@@ -1,0 +1,355 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane"
+	"github.com/yggate/yggate/federation/mqtt/session"
+	"github.com/yggate/yggate/store"
+)
+
+// Retained messages. The store has, for each peer and topic, a hash of what the peer
+// was last told that the topic holds. Whenever something may have been missed (the
+// broker or the link comes up, exports change, an item is given up) all that the broker
+// retains is compared with that, and the differences are sent: as messages that say
+// that they are not new (flagState), and empty ones for topics that hold nothing any
+// more.
+//
+// A peer says, when the link comes up, what it imports, as a digest. When that has
+// changed since, it is told everything anew.
+
+const (
+	// importsRow is where the digest of what a peer imports stands among its topics.
+	importsRow = ""
+	// What is found to differ goes out in pieces of such a size.
+	pieceItems = 1000
+	pieceBytes = 4 << 20
+	// compareAgain is the pause after a comparison that failed.
+	compareAgain = 5 * time.Second
+	// compareOld is how often messages are compared with a broker of MQTT 3.1.1, which
+	// does not say of what is published just now whether it is retained.
+	compareOld = 30 * time.Second
+)
+
+// rememberRetained notes what a peer will have retained when it has a batch.
+func (a *Adapter) rememberRetained(ctx context.Context, id federation.GridID, batch []*outgoing) error {
+	last := map[string]*outgoing{}
+	for _, o := range batch {
+		if o.retained != nil {
+			last[o.topic] = o
+		}
+	}
+	if len(last) == 0 {
+		return nil
+	}
+	return a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
+		for topic, o := range last {
+			var err error
+			if o.clear {
+				err = a.cfg.Store.CutMQTTRetained(tx, string(id), topic)
+			} else {
+				err = a.cfg.Store.PutMQTTRetained(tx, string(id), store.MQTTRetained{Topic: topic, Hash: o.retained})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// doubtRetained notes that it is not known what a topic holds at the peer.
+func (a *Adapter) doubtRetained(ctx context.Context, id federation.GridID, topic string) error {
+	return a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
+		return a.cfg.Store.PutMQTTRetained(tx, string(id), store.MQTTRetained{Topic: topic})
+	})
+}
+
+func (a *Adapter) forgetRetained(ctx context.Context, id federation.GridID) error {
+	return a.cfg.Store.Write(ctx, func(tx *sql.Tx) error { return store.ForgetMQTTRetained(tx, string(id)) })
+}
+
+// reconcile has retained messages compared soon.
+func (p *peer) reconcile() { signal(p.comparing) }
+
+// compare does so whenever it is asked for, until ctx is done.
+func (p *peer) compare(ctx context.Context) {
+	tick := time.NewTicker(compareOld)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.comparing:
+		case <-tick.C:
+			if !p.a.v311() {
+				continue
+			}
+		case <-ctx.Done():
+			return
+		}
+		if err := p.compareOnce(ctx); err != nil && ctx.Err() == nil {
+			p.a.log.Info("retained messages could not be compared with what a peer has; it is tried again", "peer", p.name(), "err", err)
+			if !pause(ctx, compareAgain) {
+				return
+			}
+			p.reconcile()
+		}
+	}
+}
+
+// told is what a peer was told of one topic.
+type told struct {
+	hash []byte
+	seen bool // the broker has the topic
+}
+
+// compareOnce sends what differs.
+func (p *peer) compareOnce(ctx context.Context) error {
+	r := p.rules()
+	if r == nil {
+		return nil
+	}
+	p.beginCompare()
+	defer p.endCompare()
+	rows, err := p.a.cfg.Store.MQTTRetained(ctx, string(p.id))
+	if err != nil {
+		return fmt.Errorf("read what the peer was told: %w", err)
+	}
+	had := make(map[string]*told, len(rows))
+	for _, row := range rows {
+		had[row.Topic] = &told{hash: row.Hash}
+	}
+	if had[importsRow] == nil {
+		return nil // it has never said that it imports anything
+	}
+	delete(had, importsRow)
+	out := &piece{p: p}
+	if filters := p.a.rules.Load().retained(func(id federation.GridID) bool { return id == p.id }); len(filters) > 0 {
+		if err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) }); err != nil {
+			return fmt.Errorf("read what the broker retains: %w", err)
+		}
+	}
+	for name, t := range had {
+		if t.seen {
+			continue
+		}
+		// With QoS 1 at least: it is not said again.
+		env := envelope{Topic: name, QoS: 1, Flags: flagRetain | flagState, Path: []string{string(p.a.cfg.Self)}}
+		o := &outgoing{peer: p, topic: name, durable: true, state: true, clear: true, retained: env.contentHash()}
+		if !p.a.pack(r, o, &env, &session.Message{}) {
+			continue
+		}
+		if err := out.add(ctx, o); err != nil {
+			return err
+		}
+	}
+	return out.flush(ctx)
+}
+
+// beginCompare has topics noted that change from now on, and those whose last change is
+// not on disk yet.
+func (p *peer) beginCompare() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.touched = map[string]bool{}
+	for _, o := range slices.Concat(p.storing, p.keep.items) {
+		if o.retained != nil {
+			p.touched[o.topic] = true
+		}
+	}
+}
+
+func (p *peer) endCompare() {
+	p.mu.Lock()
+	p.touched = nil
+	p.mu.Unlock()
+}
+
+// differs looks at one message that the broker retains.
+func (p *peer) differs(ctx context.Context, r *peerRules, m *session.Message, had map[string]*told, out *piece) error {
+	if _, _, ok := replyTopic(m.Topic); ok {
+		return nil
+	}
+	tr, user := traceOf(m)
+	for _, e := range p.a.rules.Load().exportsOf(m.Topic) {
+		if e.peer.id != p.id || !e.Retain || p.a.exportable(e, m.Topic, &tr) != "" {
+			continue
+		}
+		m.Retain = true
+		o := p.a.outgoingState(e, m, &tr, user)
+		if o == nil {
+			continue
+		}
+		t := had[o.topic]
+		if t == nil {
+			t = &told{}
+			had[o.topic] = t
+		}
+		if again := t.seen; again || bytes.Equal(t.hash, o.retained) {
+			t.seen = true
+			continue
+		}
+		t.seen = true
+		if err := out.add(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outgoingState is outgoing for what is retained and was not published just now.
+func (a *Adapter) outgoingState(e *export, m *session.Message, tr *trace, user []session.UserProperty) *outgoing {
+	o := a.outgoing(e, m, tr, user, flagState)
+	if o != nil {
+		o.state = true
+		o.item.ID = nil
+	}
+	return o
+}
+
+// piece are messages that differ from what the peer was told, on their way to it.
+type piece struct {
+	p     *peer
+	items []*outgoing
+	bytes int
+}
+
+func (c *piece) add(ctx context.Context, o *outgoing) error {
+	c.items = append(c.items, o)
+	c.bytes += len(o.item.Body)
+	if len(c.items) < pieceItems && c.bytes < pieceBytes {
+		return nil
+	}
+	return c.flush(ctx)
+}
+
+// flush sends what is still true after a moment, and returns when it is on disk. What
+// was published a moment ago comes by itself.
+func (c *piece) flush(ctx context.Context) error {
+	if len(c.items) == 0 {
+		return nil
+	}
+	if !pause(ctx, c.p.a.cfg.Settle) {
+		return ctx.Err()
+	}
+	var left sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for _, o := range c.items {
+		left.Add(1)
+		o.done = func(err error) {
+			mu.Lock()
+			if err != nil {
+				failed = err
+			}
+			mu.Unlock()
+			left.Done()
+		}
+		c.p.queue(o)
+	}
+	stored := make(chan struct{})
+	go func() { left.Wait(); close(stored) }()
+	select {
+	case <-stored:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	c.items, c.bytes = nil, 0
+	return failed
+}
+
+// GiveBack implements lane.Recipient for a message that a peer does not get. Its
+// publisher cannot be told: MQTT has no word for it. It is counted, and stays among the
+// dead letters; what was retained is compared again.
+func (a *Adapter) GiveBack(ctx context.Context, owner *federation.Peer, it lane.Item, why error) error {
+	if owner == nil {
+		return nil
+	}
+	env, err := decodeEnvelope(it.Body)
+	if err != nil {
+		return nil // it was encoded before it was put
+	}
+	a.metrics.dropped.WithLabelValues(owner.Name, "out", reasonOf(why)).Inc()
+	if env.Kind != kindPublish || !env.has(flagRetain) {
+		return nil
+	}
+	if err := a.doubtRetained(ctx, owner.ID, env.Topic); err != nil {
+		return fmt.Errorf("note that a peer did not get a retained message: %w", err)
+	}
+	a.peer(owner.ID).reconcile()
+	return nil
+}
+
+// tellImports has the peer told soon what is imported from it.
+func (p *peer) tellImports() { signal(p.importing) }
+
+// imports does so whenever it is asked for, until ctx is done.
+func (p *peer) imports(ctx context.Context) {
+	for {
+		select {
+		case <-p.importing:
+		case <-ctx.Done():
+			return
+		}
+		r := p.rules()
+		if r == nil || !p.isUp() || len(r.order) == 0 {
+			continue
+		}
+		env := envelope{Kind: kindImports, Payload: r.digest()}
+		body, err := env.encode()
+		if err == nil {
+			err = p.a.eph.Send(ctx, p.id, lane.Eph, lane.Item{Kind: federation.MQTT, Body: body})
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		p.a.log.Debug("the peer could not be told what is imported from it; it is tried again", "peer", p.name(), "err", err)
+		if pause(ctx, time.Second) {
+			p.tellImports()
+		}
+	}
+}
+
+// digest names what is imported from a peer.
+func (p *peerRules) digest() []byte {
+	h := sha256.New()
+	for _, m := range p.policy.Imports {
+		fmt.Fprintf(h, "%q %q %d %v\n", m.Filter, m.As, m.QoS, m.Retain)
+	}
+	return h.Sum(nil)[:16]
+}
+
+// heardImports compares what the peer imports with what it did, and sends what it
+// needs.
+func (a *Adapter) heardImports(ctx context.Context, id federation.GridID, digest []byte) error {
+	if len(digest) == 0 || len(digest) > sha256.Size {
+		return fmt.Errorf("a digest of %d bytes", len(digest))
+	}
+	rows, err := a.cfg.Store.MQTTRetained(ctx, string(id))
+	if err != nil {
+		return err
+	}
+	known := false
+	for _, row := range rows {
+		known = known || row.Topic == importsRow && bytes.Equal(row.Hash, digest)
+	}
+	if !known {
+		if err := a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
+			if err := store.DoubtMQTTRetained(tx, string(id)); err != nil {
+				return err
+			}
+			return a.cfg.Store.PutMQTTRetained(tx, string(id), store.MQTTRetained{Topic: importsRow, Hash: digest})
+		}); err != nil {
+			return err
+		}
+	}
+	a.peer(id).reconcile()
+	return nil
+}

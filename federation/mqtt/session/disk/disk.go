@@ -1,0 +1,70 @@
+// Package disk keeps the journals of MQTT sessions in the store.
+package disk
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/yggate/yggate/federation/mqtt/session"
+	"github.com/yggate/yggate/store"
+)
+
+// Journal is a session.Journal in a store.
+type Journal struct{ Store *store.Store }
+
+var _ session.Journal = Journal{}
+
+// Load reads what is kept of a session.
+func (j Journal) Load(ctx context.Context, name string) (*session.State, error) {
+	rows, err := j.Store.MQTTSession(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("read MQTT session %q: %w", name, err)
+	}
+	st := &session.State{Life: rows.Life, Filters: rows.Filters,
+		In: make(map[uint16]uint32, len(rows.In)), Out: make(map[uint16]session.OutState, len(rows.Out))}
+	for _, r := range rows.In {
+		st.In[r.ID] = r.Released
+	}
+	for _, r := range rows.Out {
+		if len(r.Key) != len(session.Key{}) {
+			return nil, fmt.Errorf("read MQTT session %q: packet id %d: a key of %d bytes", name, r.ID, len(r.Key))
+		}
+		st.Out[r.ID] = session.OutState{Key: session.Key(r.Key), Stage: session.Stage(r.Stage), Turn: r.Turn}
+	}
+	return st, nil
+}
+
+// Write writes changes in one transaction.
+func (j Journal) Write(ctx context.Context, name string, changes []session.Change) error {
+	err := j.Store.Write(ctx, func(tx *sql.Tx) error {
+		for i := range changes {
+			if err := j.write(tx, name, &changes[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write MQTT session %q: %w", name, err)
+	}
+	return nil
+}
+
+func (j Journal) write(tx *sql.Tx, name string, c *session.Change) error {
+	switch c.Op {
+	case session.PutIn:
+		return j.Store.PutMQTTIn(tx, name, store.MQTTIn{ID: c.ID, Released: c.Released})
+	case session.PutOut:
+		return j.Store.PutMQTTOut(tx, name, store.MQTTOut{ID: c.ID, Key: c.Out.Key[:], Stage: uint8(c.Out.Stage), Turn: c.Out.Turn})
+	case session.CutOut:
+		return j.Store.CutMQTTOut(tx, name, c.ID)
+	case session.AddFilter:
+		return store.AddMQTTFilter(tx, name, c.Filter)
+	case session.CutFilter:
+		return store.CutMQTTFilter(tx, name, c.Filter)
+	case session.Reset:
+		return store.ResetMQTTSession(tx, name, c.Life)
+	}
+	return fmt.Errorf("unknown change %d", c.Op)
+}

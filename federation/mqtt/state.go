@@ -1,0 +1,116 @@
+package mqtt
+
+import (
+	"context"
+	"time"
+
+	"github.com/yggate/yggate/federation/mqtt/session"
+)
+
+// Topics that hold, retained, whether a peer can be reached, and whether this gateway
+// runs. Brokers do not match them with # and +, and they never cross.
+const (
+	stateOnline  = "online"
+	stateOffline = "offline"
+	// SelfState is about this gateway. It is the session's will.
+	SelfState = "$grid/self/state"
+)
+
+// StateTopic is about the link to the peer of that name.
+func StateTopic(petname string) string { return "$grid/" + petname + "/state" }
+
+// Will is what the broker publishes when this gateway is gone without a word.
+func Will() *session.Message {
+	return &session.Message{Topic: SelfState, Payload: []byte(stateOffline), QoS: 1, Retain: true}
+}
+
+// tellSelf publishes that this gateway runs, whenever the broker has come up, until ctx
+// is done.
+func (a *Adapter) tellSelf(ctx context.Context) error {
+	for {
+		select {
+		case <-a.cameUp:
+		case <-ctx.Done():
+			return nil
+		}
+		a.publishState(ctx, SelfState, stateOnline)
+	}
+}
+
+func word(up bool, online, offline string) string {
+	if up {
+		return online
+	}
+	return offline
+}
+
+// tellState has the topics of a peer's state published soon.
+func (p *peer) tellState() { signal(p.stating) }
+
+// state publishes them whenever that is asked for, until ctx is done.
+func (p *peer) state(ctx context.Context) {
+	for {
+		select {
+		case <-p.stating:
+		case <-ctx.Done():
+			return
+		}
+		if r := p.rules(); r != nil && p.a.connected.Load() { // else once it is
+			p.publish(ctx, r, p.isUp())
+		}
+	}
+}
+
+func (p *peer) publish(ctx context.Context, r *peerRules, up bool) {
+	p.a.publishState(ctx, StateTopic(r.name), word(up, stateOnline, stateOffline))
+	for _, t := range r.policy.Availability {
+		p.a.publishState(ctx, t.Topic, word(up, t.Online, t.Offline))
+	}
+}
+
+// publishState queues a retained message of the gateway's own; the session sends it
+// when it can.
+func (a *Adapter) publishState(ctx context.Context, name, text string) {
+	m := &session.Message{Topic: name, Payload: []byte(text), QoS: 1, Retain: true}
+	err := a.broker.Send(ctx, "", m, func(err error) {
+		if err != nil {
+			a.log.Warn("the broker does not take a topic of the gateway's own", "topic", name, "err", err)
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("a topic of the gateway's own is not published", "topic", name, "err", err)
+	}
+}
+
+// Farewell says, before the session ends, that no peer can be reached any more, and
+// returns when the broker has that or ctx is done.
+func (a *Adapter) Farewell(ctx context.Context) {
+	type topicText struct{ topic, text string }
+	all := []topicText{{SelfState, stateOffline}}
+	for _, r := range a.rules.Load().peers {
+		all = append(all, topicText{StateTopic(r.name), stateOffline})
+		for _, t := range r.policy.Availability {
+			all = append(all, topicText{t.Topic, t.Offline})
+		}
+	}
+	told := make(chan error, len(all))
+	for _, t := range all {
+		m := &session.Message{Topic: t.topic, Payload: []byte(t.text), QoS: 1, Retain: true}
+		if err := a.broker.Send(ctx, "", m, func(err error) { told <- err }); err != nil {
+			return
+		}
+	}
+	for range all {
+		select {
+		case err := <-told:
+			if err != nil {
+				a.log.Debug("a topic of the gateway's own is not published", "err", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// FarewellTime bounds how long leaving may take.
+const FarewellTime = 2 * time.Second

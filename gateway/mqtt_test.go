@@ -1,0 +1,260 @@
+//go:build integration
+
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/yggate/yggate/gateway/internal/peertest"
+)
+
+// estate is grids with a mosquitto each, every two of them peers.
+type estate struct {
+	t     *testing.T
+	grids []*peertest.Grid
+}
+
+// newEstate starts grids a, b, c, of which the first can be reached by the others.
+// mqtt goes into peer_defaults, and each, if not empty, is MQTT's part of each peer.
+func newEstate(t *testing.T, mqtt, each string, names ...string) *estate {
+	t.Helper()
+	peertest.Require(t, "mosquitto")
+	ctx, dir := t.Context(), t.TempDir()
+	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
+	e := &estate{t: t}
+	for i, name := range names {
+		cfg := peertest.GridConfig{Name: name, MQTT: true, MQTTConfig: mqtt, Dir: filepath.Join(dir, name)}
+		if i == 0 {
+			cfg.Mesh = []string{"--mesh-listen", mesh, "--advertise", mesh}
+		} else {
+			cfg.Mesh = []string{"--mesh-peer", mesh}
+		}
+		g := newGrid(t, cfg)
+		if each != "" {
+			addPeers(t, g, each, names)
+		}
+		if err := g.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range e.grids {
+			if err := peertest.Pair(ctx, other, g); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.grids = append(e.grids, g)
+	}
+	return e
+}
+
+// addPeers writes settings of peers into a configuration that has none.
+func addPeers(t *testing.T, g *peertest.Grid, mqtt string, names []string) {
+	t.Helper()
+	text := "\npeers:\n"
+	for _, name := range names {
+		if name != g.Name {
+			text += "  " + name + ": {mqtt: " + mqtt + "}\n"
+		}
+	}
+	f, err := os.OpenFile(g.Gateway.Config, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString(text)
+	check(t, errors.Join(err, f.Close()))
+}
+
+// client runs mosquitto_pub or mosquitto_sub with a grid's broker.
+func (e *estate) client(ctx context.Context, g *peertest.Grid, program string, args ...string) (string, error) {
+	where := []string{"-h", g.Broker.MQTT.Addr().String(), "-p", strconv.Itoa(int(g.Broker.MQTT.Port())), "-V", "5"}
+	var said strings.Builder
+	cmd := exec.CommandContext(ctx, program, append(where, args...)...)
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, &said)
+	}
+	return string(out), err
+}
+
+func (e *estate) publish(g *peertest.Grid, args ...string) {
+	e.t.Helper()
+	if out, err := e.client(e.t.Context(), g, "mosquitto_pub", args...); err != nil {
+		e.t.Fatal(err, out)
+	}
+}
+
+// retained returns what a broker retains below a filter, as "topic payload", sorted.
+func (e *estate) retained(g *peertest.Grid, filter string) []string {
+	e.t.Helper()
+	out, err := e.client(e.t.Context(), g, "mosquitto_sub", "-t", filter, "-v", "--retained-only", "-W", "1")
+	if err != nil && !strings.Contains(err.Error(), "exit status 27") { // timed out, as it always does
+		e.t.Fatal(err, out)
+	}
+	lines := strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
+	slices.Sort(lines)
+	return lines
+}
+
+func (e *estate) awaitRetained(g *peertest.Grid, filter string, want ...string) {
+	e.t.Helper()
+	slices.Sort(want)
+	var got []string
+	for end := time.Now().Add(time.Minute); ; {
+		if got = e.retained(g, filter); slices.Equal(got, want) {
+			return
+		}
+		if time.Now().After(end) {
+			e.t.Fatalf("%s has %q below %s, want %q", g.Name, got, filter, want)
+		}
+	}
+}
+
+const shareAll = `  mqtt:
+    export: [{filter: "house/#"}]
+    import: [{filter: "house/#"}]
+    availability: [{topic: "house/{peer}/up"}]
+`
+
+// TestMQTTFederation is what operators do with topics, across grids.
+func TestMQTTFederation(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, shareAll, "", "a", "b")
+	a, b := e.grids[0], e.grids[1]
+	e.publish(a, "-t", "house/hall/temp", "-m", "21", "-r", "-q", "2")
+	e.publish(a, "-t", "house/hall/hum", "-m", "40", "-r", "-q", "0")
+	e.publish(a, "-t", "secret/x", "-m", "no", "-r", "-q", "1")
+	e.awaitRetained(b, "grid/a/#", "grid/a/house/hall/hum 40", "grid/a/house/hall/temp 21")
+	e.awaitRetained(b, "$grid/+/state", "$grid/a/state online", "$grid/self/state online")
+	e.awaitRetained(b, "house/a/up", "house/a/up online")
+
+	// The far gateway is away: what changes meanwhile is right afterwards, and b's own
+	// clients know that it is not so now.
+	if err := a.Gateway.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	e.awaitRetained(b, "house/a/up", "house/a/up offline")
+	e.awaitRetained(b, "$grid/+/state", "$grid/a/state offline", "$grid/self/state online")
+	e.awaitRetained(a, "$grid/self/state", "$grid/self/state offline")
+	e.publish(a, "-t", "house/hall/temp", "-m", "22", "-r", "-q", "1")
+	e.publish(a, "-t", "house/hall/hum", "-n", "-r", "-q", "0")
+	e.publish(a, "-t", "house/door", "-m", "open", "-r", "-q", "0")
+	if err := a.Gateway.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.awaitRetained(b, "grid/a/#", "grid/a/house/hall/temp 22", "grid/a/house/door open")
+	if out, err := a.Gateway.Run(t.Context(), "route", "mqtt:house/door"); err != nil || !strings.Contains(out, "b gets it as house/door") {
+		t.Errorf("route: %v\n%s", err, out)
+	}
+	out, err := a.Gateway.Run(t.Context(), "status")
+	if err != nil || !strings.Contains(out, "MQTT 5") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+}
+
+// TestMQTTRequest is a request and its reply across grids, with an ordinary client, and
+// what MQTT 5 says of a message beside its payload.
+func TestMQTTRequest(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, shareAll, "", "a", "b")
+	a, b := e.grids[0], e.grids[1]
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+
+	// The responder of b answers to where it is asked to.
+	asked := make(chan string, 1)
+	go func() {
+		out, err := e.client(ctx, b, "mosquitto_sub", "-i", "watcher", "-t", "grid/a/house/ask", "-C", "1", "-q", "2",
+			"-F", "%p|%R|%D|%C|%E|%P")
+		if err != nil {
+			out = err.Error()
+		}
+		asked <- strings.TrimSpace(out)
+	}()
+	e.awaitSubscribers(b, "grid/a/house/ask")
+	answer := make(chan string, 1)
+	go func() {
+		out, err := e.client(ctx, a, "mosquitto_sub", "-i", "watcher", "-t", "re/7", "-C", "1", "-q", "2", "-F", "%p|%D")
+		if err != nil {
+			out = err.Error()
+		}
+		answer <- strings.TrimSpace(out)
+	}()
+	e.awaitSubscribers(a, "re/7")
+	e.publish(a, "-t", "house/ask", "-m", "what?", "-q", "2",
+		"-D", "PUBLISH", "response-topic", "re/7", "-D", "PUBLISH", "correlation-data", "c0ffee", "-D", "PUBLISH", "content-type", "text/x",
+		"-D", "PUBLISH", "message-expiry-interval", "600", "-D", "PUBLISH", "user-property", "k", "v")
+	got := <-asked
+	fields := strings.Split(got, "|")
+	if len(fields) != 6 || fields[0] != "what?" || fields[1] != "grid/a/reply/re/7" || fields[2] != "c0ffee" || fields[3] != "text/x" || !strings.HasPrefix(fields[5], "k:v") {
+		t.Fatalf("the responder was asked %q", got)
+	}
+	if n, err := strconv.Atoi(fields[4]); err != nil || n < 500 || n > 600 {
+		t.Errorf("it expires in %s, want a little less than 600", fields[4])
+	}
+	e.publish(b, "-t", fields[1], "-m", "that", "-q", "2", "-D", "PUBLISH", "correlation-data", "c0ffee")
+	if got := <-answer; got != "that|c0ffee" {
+		t.Errorf("the answer is %q", got)
+	}
+}
+
+// awaitSubscribers waits until the client "watcher" has a filter at a grid's broker.
+func (e *estate) awaitSubscribers(g *peertest.Grid, topic string) {
+	e.t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		if text, err := os.ReadFile(g.Broker.LogFile()); err == nil && strings.Contains(string(text), "watcher 2 "+topic) {
+			return
+		}
+		if time.Now().After(end) {
+			e.t.Fatalf("nobody subscribes to %s at %s", topic, g.Name)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// TestMQTTRing is three grids that share all with each other: each message arrives
+// once.
+func TestMQTTRing(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t, "", `{export: [{filter: "house/#", transit: true}], import: [{filter: "house/#", to: "house/{1}"}]}`, "a", "b", "c")
+	const count = 30
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got := make([]chan []string, len(e.grids))
+	for i, g := range e.grids {
+		got[i] = make(chan []string, 1)
+		go func() {
+			out, err := e.client(ctx, g, "mosquitto_sub", "-i", "watcher", "-t", "house/#", "-q", "2", "-W", "15", "-F", "%t %p")
+			if err != nil && !strings.Contains(err.Error(), "exit status 27") {
+				out = err.Error()
+			}
+			got[i] <- strings.Fields(strings.ReplaceAll(out, " ", "="))
+		}()
+		e.awaitSubscribers(g, "house/#")
+	}
+	var want []string
+	for i := range count {
+		for _, g := range e.grids {
+			e.publish(g, "-t", "house/"+g.Name, "-m", strconv.Itoa(i), "-q", strconv.Itoa(1+i%2))
+			want = append(want, "house/"+g.Name+"="+strconv.Itoa(i))
+		}
+	}
+	slices.Sort(want)
+	for i, g := range e.grids {
+		has := <-got[i]
+		slices.Sort(has)
+		if !slices.Equal(has, want) {
+			t.Errorf("%s has %d messages, want %d: %v", g.Name, len(has), len(want), has)
+		}
+	}
+}
