@@ -81,7 +81,8 @@ type MatrixPolicy struct {
 	// DenyServers are server names, normalised, that do not take part though the
 	// peer holds them. They win over Servers.
 	DenyServers map[string]bool
-	// DenyRooms are ids of rooms whose events and requests do not cross.
+	// DenyRooms are ids of rooms that nobody is invited to, joins or knocks at
+	// across the link. Who is in one stays in.
 	DenyRooms map[string]bool
 	// Custody has transactions for the peer wait on disk here while it cannot be
 	// reached, instead of being refused.
@@ -94,7 +95,7 @@ func (m *MatrixPolicy) AllowsServer(name string) bool {
 	return !m.DenyServers[name] && (len(m.Servers) == 0 || m.Servers[name])
 }
 
-// AllowsRoom says whether what concerns the room of that id may cross.
+// AllowsRoom says whether the room of that id may be entered across the link.
 func (m *MatrixPolicy) AllowsRoom(id string) bool { return !m.DenyRooms[id] }
 
 // MQTTPolicy is which topics cross to and from a peer over MQTT. Its zero value lets

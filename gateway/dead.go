@@ -119,7 +119,9 @@ func (d *deadLetters) retry(ctx context.Context, id string) (admin.Done, error) 
 	}
 	d.g.log.Info("operator put a dead letter into the queue", "peer", peer, "id", name)
 	done := admin.Done{Done: fmt.Sprintf("%s waits for %s again.", name, peer), Next: "yggate outbox list " + peer}
-	if letter.Told {
+	if lane.ProtocolOf(letter.Kind) == federation.Matrix {
+		done.More = append(done.More, "The homeserver was never told that it had not arrived.")
+	} else if letter.Told {
 		done.More = append(done.More, "Its sender has been told that it did not arrive, and may have sent it again.")
 	} else {
 		done.More = append(done.More, "Its sender had not been told yet, and may still be, if that is under way now.")

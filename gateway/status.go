@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -97,6 +98,12 @@ func (g *gateway) describe(p *federation.Peer, links map[federation.GridID]link.
 		}
 	}
 	slices.Sort(out.Allow)
+	if m := &p.Policy.Matrix; p.Policy.Allow[federation.Matrix] {
+		out.Matrix = &admin.MatrixPolicy{
+			Servers: slices.Sorted(maps.Keys(m.Servers)), DenyServers: slices.Sorted(maps.Keys(m.DenyServers)),
+			DenyRooms: slices.Sorted(maps.Keys(m.DenyRooms)), Custody: m.Custody,
+		}
+	}
 	if d := p.Descriptor; d != nil {
 		out.Title, out.Stale = d.Name, d.Stale(time.Now())
 		for _, a := range d.Addrs() {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/gateway/admin"
 )
 
@@ -24,8 +25,9 @@ retry     dial now the peers whose link is down, or one of them; or put dead/7
           into the queue again, although its sender has been told that it did not
           arrive
 drop      give up PEER chat/42, or with --all everything for PEER that is not on
-          its way: the senders are told with an error; or delete dead/7, which was
-          given up before
+          its way: the senders are told with an error, but for the transactions of
+          a homeserver (bulk/42), since Matrix has none; or delete dead/7, which
+          was given up before
 
 Addresses are shown as the senders wrote them. Items leave the queue by
 themselves: when the peer's gateway has them, or when their time is over.
@@ -195,7 +197,7 @@ func (o *outboxCall) tellDead(sh *shell, letters []admin.Item) error {
 	}
 	var rows [][]string
 	for _, it := range letters {
-		rows = append(rows, []string{it.Name, it.Peer, it.Dead.Reason, ago(it.Dead.Died), yesNo(it.Dead.Told), parties(it)})
+		rows = append(rows, []string{it.Name, it.Peer, it.Dead.Reason, ago(it.Dead.Died), told(it, "yes", "no", ""), parties(it)})
 	}
 	if err := table(sh.out, []string{"ITEM", "PEER", "REASON", "GIVEN UP", "TOLD", "FROM -> TO"}, rows); err != nil {
 		return err
@@ -232,7 +234,7 @@ func (o *outboxCall) show(ctx context.Context, sh *shell, cl *admin.Client) erro
 	line("size", bytesText(int64(it.Bytes)))
 	if d := it.Dead; d != nil {
 		line("given up", moment(d.Died)+": "+deadReason(d))
-		line("sender", map[bool]string{true: "was told", false: "was not told yet"}[d.Told])
+		line("sender", told(it, "was told", "was not told yet", "is not told: Matrix has no way to"))
 	} else {
 		line("expires", moment(it.Expires))
 		line("sent", map[bool]string{true: "yes: the peer may have it", false: "no"}[it.Sent])
@@ -255,10 +257,10 @@ func (o *outboxCall) drop(ctx context.Context, sh *shell, cl *admin.Client) erro
 		question = fmt.Sprintf("Delete dead/%d for good?", o.letter)
 		do = func() (admin.Done, error) { return cl.DropDead(ctx, o.letter) }
 	case o.all:
-		question = fmt.Sprintf("Give up everything that waits for %s, and tell the senders?", o.peer)
+		question = fmt.Sprintf("Give up everything that waits for %s?", o.peer)
 		do = func() (admin.Done, error) { return cl.DropAll(ctx, o.peer) }
 	default:
-		question = fmt.Sprintf("Give up %s/%d for %s, and tell its sender?", o.lane, o.seq, o.peer)
+		question = fmt.Sprintf("Give up %s/%d for %s?", o.lane, o.seq, o.peer)
 		do = func() (admin.Done, error) { return cl.DropQueued(ctx, o.peer, o.lane, o.seq) }
 	}
 	if !o.yes && isTerminal(sh.out) {
@@ -276,6 +278,18 @@ func (o *outboxCall) drop(ctx context.Context, sh *shell, cl *admin.Client) erro
 		return err
 	}
 	return tellDone(sh, o.flags, done)
+}
+
+// told says whether the sender of a dead letter knows, in these words; never is for
+// senders whose protocol has no errors.
+func told(it admin.Item, yes, no, never string) string {
+	switch {
+	case it.Protocol == string(federation.Matrix):
+		return never
+	case it.Dead.Told:
+		return yes
+	}
+	return no
 }
 
 // deadReason tells in words why an item was given up.

@@ -17,7 +17,7 @@ var cmdPeer = command{
 	short: "list peers and decide about them",
 	long: `
 list      every grid that was ever a peer
-show      all that is known of one
+show      all that is known of one, and what the configuration allows it
 approve   let a pending peer link and hold its domains
 pause     let nothing cross until resume; its domains stay its own
 resume    end a pause
@@ -95,6 +95,7 @@ func peerRows(peers []admin.Peer) [][]string {
 				domains = append(domains, d.Domain+" ("+d.Status+")")
 			}
 		}
+		domains = slices.Compact(domains) // one may be held for several protocols
 		rows = append(rows, []string{p.Name, p.State, linkWord(p), ago(p.LastHeard), waits(p), strings.Join(domains, " "), federation.GridID(p.Grid).Short()})
 	}
 	return rows
@@ -160,7 +161,11 @@ func showPeer(sh *shell, f *flags, p admin.Peer) error {
 	if allow == "" {
 		allow = "nothing (see peer_defaults and peers in the configuration)"
 	}
-	fmt.Fprintf(w, "  allowed      %s\n  peer since   %s\n", allow, p.Created.Local().Format("2006-01-02 15:04"))
+	fmt.Fprintf(w, "  allowed      %s\n", allow)
+	for _, line := range matrixPolicy(p.Matrix) {
+		fmt.Fprintf(w, "  matrix       %s\n", line)
+	}
+	fmt.Fprintf(w, "  peer since   %s\n", p.Created.Local().Format("2006-01-02 15:04"))
 	if p.Stale {
 		fmt.Fprintln(w, "  stale        its descriptor is past its date; it still counts")
 	}
@@ -171,6 +176,26 @@ func showPeer(sh *shell, f *flags, p admin.Peer) error {
 		fmt.Fprintf(w, "  node         %s\n", n)
 	}
 	return nil
+}
+
+// matrixPolicy is what the configuration says beside that Matrix is allowed.
+func matrixPolicy(m *admin.MatrixPolicy) (lines []string) {
+	if m == nil {
+		return nil
+	}
+	if len(m.Servers) > 0 {
+		lines = append(lines, "no servers but "+strings.Join(m.Servers, ", "))
+	}
+	if len(m.DenyServers) > 0 {
+		lines = append(lines, "not the servers "+strings.Join(m.DenyServers, ", "))
+	}
+	if len(m.DenyRooms) > 0 {
+		lines = append(lines, "not the rooms "+strings.Join(m.DenyRooms, ", "))
+	}
+	if m.Custody {
+		lines = append(lines, "transactions for it wait on disk here (custody)")
+	}
+	return lines
 }
 
 // tellDone says what was done and what comes next.

@@ -15,12 +15,15 @@ import (
 	"github.com/yggate/yggate/store"
 )
 
-// kindXMPP is the number of XMPP in the tables.
-const kindXMPP = 1
+// The numbers of protocols in the tables.
+const (
+	kindXMPP   = 1
+	kindMatrix = 2
+)
 
 // plant writes what a gateway would have taken from its XMPP server: messages of
 // alice@GRID.grid, taken AGE ago, to be given up after a week, those of group chats
-// after a day.
+// after a day. On the lane bulk they are transactions that nobody can read.
 func plant(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 5 || len(args) > 6 {
 		ts.Fatalf("usage: plant GRID PEER LANE N AGE [told|untold]")
@@ -30,15 +33,18 @@ func plant(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	age, err := time.ParseDuration(args[4])
 	ts.Check(err)
-	life := 7 * 24 * time.Hour
-	if on == string(lane.Room) {
+	kind, life := int64(kindXMPP), 7*24*time.Hour
+	switch on {
+	case string(lane.Room):
 		life = 24 * time.Hour
+	case string(lane.Bulk):
+		kind = kindMatrix
 	}
 	items := make([]store.LaneItem, n)
 	for i := range items {
 		taken := time.Now().Add(-age)
 		items[i] = store.LaneItem{
-			Kind: kindXMPP, Conv: grid + ".grid b.grid", At: taken, Expires: taken.Add(life),
+			Kind: kind, Conv: grid + ".grid b.grid", At: taken, Expires: taken.Add(life),
 			Body: fmt.Appendf(nil, "<message from='alice@%s.grid/phone' to='bob@b.grid' type='chat' id='m%d'><body>my secret %[2]d</body></message>", grid, i),
 		}
 	}

@@ -42,7 +42,9 @@ type Peer struct {
 	State       string   `json:"state"`
 	Title       string   `json:"title,omitempty"` // what the grid calls itself
 	Allow       []string `json:"allow"`
-	Domains     []Domain `json:"domains,omitempty"`
+	// Matrix narrows what "matrix" in Allow opens; nil where that is not there.
+	Matrix  *MatrixPolicy `json:"matrix,omitempty"`
+	Domains []Domain      `json:"domains,omitempty"`
 	// Stale says that the newest descriptor is past its date; it still counts.
 	Stale bool `json:"stale,omitempty"`
 	// There is what the other side made of this grid, in the answer to accept.
@@ -59,6 +61,17 @@ type Peer struct {
 	LastError string        `json:"last_error,omitempty"`
 
 	Lanes []Lane `json:"lanes,omitempty"` // its durable lanes
+}
+
+// MatrixPolicy is what the configuration says of a peer that is allowed Matrix.
+type MatrixPolicy struct {
+	// Servers are the only server names of the peer that take part; empty: all
+	// that it holds.
+	Servers     []string `json:"servers,omitempty"`
+	DenyServers []string `json:"deny_servers,omitempty"`
+	DenyRooms   []string `json:"deny_rooms,omitempty"`
+	// Custody keeps transactions on disk here for the peer.
+	Custody bool `json:"custody"`
 }
 
 // Store is how the database is.

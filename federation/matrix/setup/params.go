@@ -91,7 +91,10 @@ func (p Params) Validate() error {
 			add("yggate's proxy %q: want the IP address and port at which it listens (matrix.proxy)", p.Proxy)
 		}
 	case Hosts:
-		if !fitAddr(p.Listen) {
+		switch {
+		case !p.Listen.IsValid():
+			add("yggate takes no connections but as a proxy: set matrix.listen to an address with the ports 443 and 8448")
+		case !fitAddr(p.Listen):
 			add("yggate's listener %q: want the IP address at which it listens on the ports 443 and 8448 (matrix.listen)", p.Listen)
 		}
 		if len(p.PeerServers) == 0 {

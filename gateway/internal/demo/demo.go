@@ -17,6 +17,7 @@ import (
 
 // stage is what the demo plays on.
 type stage struct {
+	program
 	out   io.Writer
 	dir   string
 	begun time.Time
@@ -24,15 +25,15 @@ type stage struct {
 }
 
 // demo plays everything once. Unless once is set it then stays until ctx is done.
-func demo(ctx context.Context, out io.Writer, once bool) (err error) {
-	if err := peertest.Need("ejabberd", "erlang", "prosody"); err != nil {
-		return err
+func demo(ctx context.Context, out io.Writer, p program, once bool) (err error) {
+	if err := peertest.Need(p.needs()...); err != nil {
+		return fmt.Errorf("%w; DEMO=xmpp shows XMPP alone, DEMO=matrix Matrix", err)
 	}
 	dir, err := os.MkdirTemp("", "yggate-demo-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the demo: %w", err)
 	}
-	s := &stage{out: out, dir: dir, begun: time.Now()}
+	s := &stage{program: p, out: out, dir: dir, begun: time.Now()}
 	defer func() { err = s.clear(err) }()
 	if err := s.play(ctx); err != nil {
 		if ctx.Err() != nil { // whatever was under way failed because of that
@@ -51,21 +52,22 @@ func demo(ctx context.Context, out io.Writer, once bool) (err error) {
 
 // play sets up both grids, makes them peers and lets their users talk.
 func (s *stage) play(ctx context.Context) error {
-	s.say("yggate demo: grid a with ejabberd and grid b with Prosody, each behind a yggate of its own.\nEverything is in %s and on addresses of 127/8.", s.dir)
+	s.say("yggate demo: grid a with %s and grid b with %s, each behind a yggate of its own.\nEverything is in %s and on addresses of 127/8.",
+		s.servers(setup.Ejabberd), s.servers(setup.Prosody), s.dir)
 	s.act("Building yggate")
 	program, err := peertest.Build(ctx, "cmd/yggate")
 	if err != nil {
 		return err
 	}
 	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
-	a, err := s.grid(ctx, peertest.GridConfig{
-		Name: "a", Kind: setup.Ejabberd, Domain: "a.grid.test", Program: program,
+	a, err := s.grid(ctx, setup.Ejabberd, peertest.GridConfig{
+		Name: "a", Domain: "a.grid.test", Program: program,
 		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh},
 	})
 	if err != nil {
 		return err
 	}
-	b, err := s.grid(ctx, peertest.GridConfig{Name: "b", Kind: setup.Prosody, Domain: "b.grid.test", Program: program})
+	b, err := s.grid(ctx, setup.Prosody, peertest.GridConfig{Name: "b", Domain: "b.grid.test", Program: program})
 	if err != nil {
 		return err
 	}
@@ -73,31 +75,47 @@ func (s *stage) play(ctx context.Context) error {
 	if err := peertest.Pair(ctx, a, b); err != nil {
 		return err
 	}
-	s.act("alice and bob talk, with ordinary XMPP clients")
-	if err := s.talk(ctx, a, b); err != nil {
-		return err
+	if s.xmpp {
+		s.act("alice and bob talk, with ordinary XMPP clients")
+		if err := s.talk(ctx, a, b); err != nil {
+			return err
+		}
 	}
-	s.act("How grid a looks now")
-	status, err := a.Gateway.Run(ctx, "status")
-	if err != nil {
-		return err
+	if s.matrix {
+		s.act("alice and bob talk, with ordinary Matrix clients")
+		if err := s.talkMatrix(ctx, a, b); err != nil {
+			return err
+		}
 	}
-	s.say("%s", status)
-	s.say("Everything worked.")
-	return nil
+	return s.look(ctx, a)
+}
+
+// servers names what runs on a grid whose XMPP server is kind.
+func (s *stage) servers(kind string) string {
+	var names []string
+	if s.xmpp {
+		names = append(names, map[string]string{setup.Ejabberd: "ejabberd", setup.Prosody: "Prosody"}[kind])
+	}
+	if s.matrix {
+		names = append(names, "Dendrite")
+	}
+	return strings.Join(names, " and ")
 }
 
 // grid prepares and starts one operator's side.
-func (s *stage) grid(ctx context.Context, cfg peertest.GridConfig) (*peertest.Grid, error) {
-	s.act("Grid %s: identity, configuration, and the lines for %s", cfg.Name, cfg.Kind)
-	cfg.Dir, cfg.Mode = filepath.Join(s.dir, cfg.Name), setup.DNS
+func (s *stage) grid(ctx context.Context, kind string, cfg peertest.GridConfig) (*peertest.Grid, error) {
+	s.act("Grid %s: identity, configuration, and the lines for %s", cfg.Name, s.servers(kind))
+	cfg.Dir, cfg.Mode, cfg.Matrix = filepath.Join(s.dir, cfg.Name), setup.DNS, s.matrix
+	if s.xmpp {
+		cfg.Kind = kind
+	}
 	cfg.OnCommand = func(args []string) { s.command(cfg.Name, args) }
 	g, err := peertest.NewGrid(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	s.grids = append(s.grids, g)
-	s.act("Grid %s: starting yggate and %s", cfg.Name, cfg.Kind)
+	s.act("Grid %s: starting yggate with %s", cfg.Name, s.servers(kind))
 	s.command(cfg.Name, []string{"serve", "&"})
 	return g, g.Start(ctx)
 }
@@ -115,13 +133,44 @@ func (s *stage) talk(ctx context.Context, a, b *peertest.Grid) error {
 	return errors.Join(err, alice.Close(), bob.Close())
 }
 
+func (s *stage) talkMatrix(ctx context.Context, a, b *peertest.Grid) error {
+	alice, err := a.Homeserver.User(ctx, "alice")
+	if err != nil {
+		return err
+	}
+	bob, err := b.Homeserver.User(ctx, "bob")
+	if err != nil {
+		return errors.Join(err, alice.Close())
+	}
+	err = peertest.MatrixConversation(ctx, alice, bob, s.out)
+	return errors.Join(err, alice.Close(), bob.Close())
+}
+
+// look shows what an operator sees afterwards.
+func (s *stage) look(ctx context.Context, g *peertest.Grid) error {
+	s.act("How grid %s looks now", g.Name)
+	status, err := g.Gateway.Run(ctx, "status")
+	if err != nil {
+		return err
+	}
+	s.say("%s", status)
+	s.say("Everything worked.")
+	return nil
+}
+
 // invite tells people how to join.
 func (s *stage) invite() {
-	s.say("\nIt all stays up until Ctrl-C. Connect XMPP clients of your own, one on each side:\n")
+	s.say("\nIt all stays up until Ctrl-C. Connect clients of your own, one on each side:")
 	for i, user := range []string{"alice", "bob"} {
 		g := s.grids[i]
-		s.say("  %s@%s   password: %s\n    server %s port %d (set by hand: the domain is in no DNS), STARTTLS\n    certificate authority: %s\n    group chat: any room @%s",
-			user, g.Server.Domain, peertest.Password(user), g.Server.C2SAddr.Addr(), g.Server.C2SAddr.Port(), g.Issued.CA, g.Server.MUCDomain)
+		if s.xmpp {
+			s.say("\n  XMPP: %s@%s   password: %s\n    server %s port %d (set by hand: the domain is in no DNS), STARTTLS\n    certificate authority: %s\n    group chat: any room @%s",
+				user, g.Server.Domain, peertest.Password(user), g.Server.C2SAddr.Addr(), g.Server.C2SAddr.Port(), g.Issued.CA, g.Server.MUCDomain)
+		}
+		if s.matrix {
+			s.say("\n  Matrix: @%s:%s   password: %s\n    homeserver: http://%s (set by hand), user: %s",
+				user, g.Homeserver.ServerName, peertest.Password(user), g.Homeserver.HTTP, user)
+		}
 	}
 	s.say("\nLook at the gateways:\n")
 	for _, g := range s.grids {
@@ -136,12 +185,21 @@ func (s *stage) clear(failed error) error {
 	}
 	if failed != nil && !errors.Is(failed, context.Canceled) {
 		for _, g := range s.grids {
-			s.say("\n%s:\n%s\n\n%s:\n%s", g.Gateway.Log, g.Gateway.LogTail(20), g.Server.LogFile(), g.Server.LogTail(20))
+			s.log(g.Gateway.Log, g.Gateway.LogTail(20))
+			if g.Server != nil {
+				s.log(g.Server.LogFile(), g.Server.LogTail(20))
+			}
+			if g.Homeserver != nil {
+				s.log(g.Homeserver.LogFile(), g.Homeserver.LogTail(20))
+			}
 		}
 		return fmt.Errorf("%w\nlogs and configurations are kept in %s", failed, s.dir)
 	}
 	return errors.Join(failed, os.RemoveAll(s.dir))
 }
+
+// log shows the end of a file that a process has written.
+func (s *stage) log(file, tail string) { s.say("\n%s:\n%s", file, tail) }
 
 // act is a line of progress.
 func (s *stage) act(format string, args ...any) {

@@ -1,11 +1,14 @@
-// Command demo shows yggate at work: it starts ejabberd and Prosody on addresses
-// of 127/8 and a yggate in front of each, makes the two grids peers by one
-// string, and lets alice of one and bob of the other do what users do. It shows
-// the operators' commands and a transcript.
+// Command demo shows yggate at work: it starts ejabberd, Prosody and two Dendrites
+// on addresses of 127/8 and a yggate in front of the servers of each grid, makes the
+// two grids peers by one string, and lets alice of one and bob of the other do what
+// users do, on XMPP and on Matrix. It shows the operators' commands and a transcript.
+//
+// DEMO=xmpp in the environment leaves Matrix and its homeservers out, DEMO=matrix
+// XMPP and its servers.
 //
 // With DEMO_ONCE=1 in the environment it ends after the transcript, with exit
 // code 0 if every step worked. Otherwise all stays up until Ctrl-C, and it tells
-// how to connect a client of one's own.
+// how to connect clients of one's own.
 //
 // Everything lives in a temporary directory, which is removed at the end, but
 // kept and named when something failed.
@@ -23,7 +26,10 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := demo(ctx, os.Stdout, os.Getenv("DEMO_ONCE") == "1")
+	p, err := programOf(os.Getenv("DEMO"))
+	if err == nil {
+		err = demo(ctx, os.Stdout, p, os.Getenv("DEMO_ONCE") == "1")
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, context.Canceled):
@@ -33,4 +39,31 @@ func main() {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// program is what is played.
+type program struct{ xmpp, matrix bool }
+
+// programOf reads the variable DEMO.
+func programOf(name string) (program, error) {
+	switch name {
+	case "", "all":
+		return program{xmpp: true, matrix: true}, nil
+	case "xmpp":
+		return program{xmpp: true}, nil
+	case "matrix":
+		return program{matrix: true}, nil
+	}
+	return program{}, fmt.Errorf("DEMO is %q: want xmpp, matrix or all", name)
+}
+
+// needs are the fixtures that it stands on.
+func (p program) needs() (names []string) {
+	if p.xmpp {
+		names = append(names, "ejabberd", "erlang", "prosody")
+	}
+	if p.matrix {
+		names = append(names, "dendrite")
+	}
+	return names
 }
