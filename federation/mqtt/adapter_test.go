@@ -492,7 +492,9 @@ func TestState(t *testing.T) {
 	eventually(t, "b is online again", holds("online", "1"))
 	w.grids["a"].adapter.Up(b.info) // all is compared
 	b.client("zigbee/device", "x", 1, true)
-	eventually(t, "another topic crosses", func() bool { return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0 })
+	eventually(t, "another topic crosses", func() bool {
+		return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0
+	})
 	w.quiet()
 	if got := w.grids["b"].broker.messages("zigbee/bridge"); slices.ContainsFunc(got, func(m *session.Message) bool { return len(m.User) > 0 }) {
 		t.Errorf("what tells about b crossed to b: %+v", got)
@@ -500,5 +502,29 @@ func TestState(t *testing.T) {
 	w.grids["a"].adapter.Farewell(t.Context())
 	if !holds("offline", "0")() || b.holds(SelfState)[SelfState] != "offline" {
 		t.Error("no farewell")
+	}
+}
+
+// Where a message has been it does not go again, nor further than it may.
+func TestExportable(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("#", "")), nil))
+	a := w.grids["a"]
+	e := a.adapter.rules.Load().exportsOf("x")[0]
+	for _, c := range []struct {
+		path    []string
+		transit bool
+		want    string
+	}{
+		{nil, false, ""},
+		{[]string{string(a.id)}, true, "loop"},
+		{[]string{"c", string(gridID("b"))}, true, "loop"},
+		{[]string{"c"}, false, "transit"},
+		{[]string{"c"}, true, ""},
+		{slices.Repeat([]string{"c"}, maxPath), true, "loop"},
+	} {
+		e.Transit = c.transit
+		if got := a.adapter.exportable(e, "x", &trace{path: c.path}); got != c.want {
+			t.Errorf("%v, transit %v: %q, want %q", c.path, c.transit, got, c.want)
+		}
 	}
 }

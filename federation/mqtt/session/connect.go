@@ -24,20 +24,28 @@ func (s *Session) connect(ctx context.Context) (*conn, *connack, error) {
 	spoke5 := s.info.Version == V5
 	s.unlock()
 	if s.cfg.Version != V311 {
-		c, a, err := s.cfg.shake(ctx, V5, identity{s.cfg.ClientID, fresh, true, s.cfg.Will})
+		c, a, err := s.cfg.persistent(ctx, V5, fresh)
 		if err == nil || s.cfg.Version == V5 || !otherVersion(err, spoke5) {
 			return c, a, err
 		}
 	}
-	if fresh { // a clean session of MQTT 3.1.1 ends with its connection
-		c, _, err := s.cfg.shake(ctx, V311, identity{clientID: s.cfg.ClientID, clean: true})
+	return s.cfg.persistent(ctx, V311, fresh)
+}
+
+// persistent connects to the session that lasts. A fresh one is made with two
+// connections: the first has the broker forget what it has. With one clean start
+// alone the session would end with its connection in MQTT 3.1.1, and mosquitto (2.0.11)
+// would not write it to disk with MQTT 5 either.
+func (cfg *Config) persistent(ctx context.Context, version byte, fresh bool) (*conn, *connack, error) {
+	if fresh {
+		c, _, err := cfg.shake(ctx, version, identity{clientID: cfg.ClientID, clean: true})
 		if err != nil {
 			return nil, nil, err
 		}
 		c.sayGoodbye(codeSuccess)
 		c.close(nil)
 	}
-	return s.cfg.shake(ctx, V311, identity{s.cfg.ClientID, false, true, s.cfg.Will})
+	return cfg.shake(ctx, version, identity{clientID: cfg.ClientID, keep: true, will: cfg.Will})
 }
 
 // errNoAnswer: the broker closed the connection in answer to CONNECT.

@@ -55,7 +55,6 @@ const (
 	codeTopicInvalid   byte = 0x90
 	codeTakenOver      byte = 0x8e
 	codeIDUnknown      byte = 0x92
-	codeReceiveMax     byte = 0x93
 	codeAlias          byte = 0x94
 	codeTooLarge       byte = 0x95
 	codePayloadInvalid byte = 0x99

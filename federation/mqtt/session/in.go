@@ -47,7 +47,6 @@ type connIn struct {
 	// order1 and order2 are what PUBACK and PUBREC are owed for, in the order of
 	// the PUBLISHes, in which they must be sent (MQTT 5 §4.6).
 	order1, order2 []*arrival
-	open           int             // PUBLISHes without PUBACK or PUBCOMP
 	ids1           map[uint16]bool // of those at QoS 1
 }
 
@@ -120,13 +119,12 @@ func (s *Session) arrive(c *conn, p *packet) error {
 }
 
 // gate holds the reading of a connection up while more is unacknowledged than
-// memory is meant for. A broker of MQTT 5 counts by itself and is held to it.
+// memory is meant for. A broker of MQTT 5 should count by itself, but mosquitto
+// (2.0.11) sends as many as the receive maximum for each PUBCOMP: to end the connection
+// for that, as MQTT 5 §3.3.4 has it, would be to do so again and again.
 func (s *Session) gate(c *conn) error {
 	s.mu.Lock()
 	defer s.unlock()
-	if c.in.open++; c.enc.version == V5 && c.in.open > int(s.cfg.ReceiveMaximum) {
-		return breach(codeReceiveMax, "more than %d messages without acknowledgement", s.cfg.ReceiveMaximum)
-	}
 	for s.in.bytes > s.cfg.MaxUnacked || s.in.unacked >= int(s.cfg.ReceiveMaximum) {
 		less := s.in.less
 		s.unlock()
@@ -154,7 +152,6 @@ func (s *Session) arrive1(c *conn, p *packet) error {
 	defer s.unlock()
 	if c.in.ids1[p.id] || s.in.held[p.id] != nil && s.in.held[p.id].on == c {
 		if p.dup { // MQTT 3.1.1 lets a broker repeat at any time
-			c.in.open--
 			return nil
 		}
 		return breach(codeProtocol, "packet id %d is in use", p.id)
@@ -201,7 +198,6 @@ func (s *Session) arrive2(c *conn, p *packet) error {
 		same := a.hash == hash
 		switch {
 		case a.on == c && p.dup && same: // MQTT 3.1.1 lets a broker repeat at any time
-			c.in.open--
 			s.flush(c)
 			return nil
 		case a.on == c:
@@ -281,7 +277,6 @@ func (s *Session) flush(c *conn) {
 		a := (*q)[0]
 		*q = (*q)[1:]
 		delete(c.in.ids1, a.id)
-		c.in.open--
 		c.answer(typePuback, a.id, codeSuccess)
 	}
 	q = &c.in.order2
@@ -305,7 +300,7 @@ func (s *Session) release(c *conn, p *packet) error {
 		}
 		// It may be of an earlier life of this process, which did not live to see it
 		// released.
-		s.releaseID(c, p.id, codeIDUnknown, false)
+		s.releaseID(c, p.id, codeIDUnknown)
 		return nil
 	}
 	if !a.safe {
@@ -313,20 +308,17 @@ func (s *Session) release(c *conn, p *packet) error {
 	}
 	delete(in.held, p.id)
 	in.remember(p.id, a.hash)
-	s.releaseID(c, p.id, codeSuccess, a.on == c)
+	s.releaseID(c, p.id, codeSuccess)
 	return nil
 }
 
-func (s *Session) releaseID(c *conn, id uint16, code byte, counted bool) {
+func (s *Session) releaseID(c *conn, id uint16, code byte) {
 	s.in.released[id]++
 	s.diary.add(func() {
 		s.mu.Lock()
 		defer s.unlock()
 		if s.conn != c {
 			return // it asks again
-		}
-		if counted {
-			c.in.open--
 		}
 		c.answer(typePubcomp, id, code)
 	}, Change{Op: PutIn, ID: id, Released: s.in.released[id]})

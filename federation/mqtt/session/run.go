@@ -23,6 +23,8 @@ type Session struct {
 	diary   *diary
 	inbox   *inbox
 
+	snapshots chan struct{} // held by the one that runs
+
 	// mu holds what follows, and conn.in and conn.subs of the connection. calls
 	// are made when it is released.
 	mu     sync.Mutex
@@ -53,7 +55,7 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: cfg, log: cfg.Log, metrics: m, diary: newDiary(&cfg), freed: make(chan struct{}), over: make(chan struct{}), since: time.Now()}
+	s := &Session{cfg: cfg, log: cfg.Log, metrics: m, diary: newDiary(&cfg), freed: make(chan struct{}), over: make(chan struct{}), snapshots: make(chan struct{}, 1), since: time.Now()}
 	s.inbox = newInbox(s)
 	s.out.load(st)
 	s.in.load(st)

@@ -71,7 +71,7 @@ type Config struct {
 	SessionExpiry time.Duration
 
 	// ReceiveMaximum is how many messages of the broker may be unacknowledged at a
-	// time (1024 by default).
+	// time (1024 by default). Beyond it the connection is not read.
 	ReceiveMaximum uint16
 	// MaxPacket is the largest packet to take, in bytes (1 MiB by default).
 	MaxPacket uint32

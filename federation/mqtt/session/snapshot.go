@@ -10,8 +10,7 @@ import (
 )
 
 // Snapshot gives fn each retained message that the broker has for the filters, over
-// a connection of its own, at QoS 0 as far as the message itself is not of a lower
-// one. One that matches several filters may come several times. It ends with the
+// a connection of its own, at QoS 0. One that matches several filters may come several times. It ends with the
 // first error: of fn, of the connection, or a *Refused of a filter. Whether all came
 // is known by the answer to a ping behind the subscriptions: a broker works in order.
 func (s *Session) Snapshot(ctx context.Context, filters []string, fn func(*Message) error) error {
@@ -35,6 +34,12 @@ func (s *Session) snapshot(ctx context.Context, filters []string, fn func(*Messa
 	s.unlock()
 	if version == 0 {
 		return ErrDown
+	}
+	select { // one at a time: a second connection with the client id would end the first
+	case s.snapshots <- struct{}{}:
+		defer func() { <-s.snapshots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	cfg := s.cfg
 	connectCtx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)

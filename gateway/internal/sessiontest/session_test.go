@@ -3,9 +3,15 @@
 package sessiontest
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"reflect"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/yggate/yggate/federation/mqtt/session"
 	"github.com/yggate/yggate/gateway/internal/peertest"
@@ -60,5 +66,147 @@ func TestProperties(t *testing.T) {
 	want.UID = got.UID
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestTLSAndUsers(t *testing.T) {
+	ca, err := peertest.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Issue("broker.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := broker(t, peertest.MosquittoConfig{Users: map[string]string{"gw": "secret"}, Cert: cert, ClientCA: ca.File})
+	own, err := ca.Issue("gateway.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(own, own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newClient(t, m, "a")
+	a.cfg.Addr, a.cfg.Username, a.cfg.Password = m.MQTTS.String(), "gw", "secret"
+	a.cfg.TLS = &tls.Config{RootCAs: ca.Pool, ServerName: "broker.test", Certificates: []tls.Certificate{pair}}
+	a.up()
+	a.publish("k", &session.Message{Topic: "x", QoS: 2})
+	for _, version := range []byte{session.V5, session.V311} {
+		wrong := newClient(t, m, fmt.Sprint("wrong", version))
+		wrong.cfg.Version, wrong.cfg.Username, wrong.cfg.Password = version, "gw", "guess"
+		wrong.start(nil)
+		wait(t, func() bool { return strings.Contains(wrong.s.Status().LastError, "refused: not authorized") })
+	}
+	bare := newClient(t, m, "bare")
+	bare.cfg.Addr, bare.cfg.TLS = a.cfg.Addr, &tls.Config{RootCAs: ca.Pool, ServerName: "broker.test"}
+	bare.start(nil)
+	wait(t, func() bool { return strings.Contains(bare.s.Status().LastError, "certificate") })
+}
+
+// wait polls what nobody tells of.
+func wait(t *testing.T, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited in vain")
+		}
+	}
+}
+
+// TestSnapshot has more retained messages than mosquitto queues for a client.
+func TestSnapshot(t *testing.T) {
+	m := broker(t, peertest.MosquittoConfig{NoPersistence: true, Lines: []string{"max_queued_messages 100"}})
+	a := newClient(t, m, "a")
+	a.up()
+	const n = 5000
+	var left sync.WaitGroup
+	for i := range n {
+		left.Add(1)
+		err := a.s.Send(t.Context(), "", &session.Message{Topic: fmt.Sprintf("r/%d/%d", i%2, i), Payload: make([]byte, 500), QoS: 1, Retain: true}, func(err error) {
+			left.Done()
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	left.Wait()
+	got := map[string]int{}
+	if err := a.s.Snapshot(t.Context(), []string{"r/0/#", "r/1/+"}, func(m *session.Message) error { got[m.Topic]++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != n {
+		t.Errorf("%d retained messages of %d", len(got), n)
+	}
+}
+
+// TestFlowControl sends far more than a broker takes at a time, and large ones.
+func TestFlowControl(t *testing.T) {
+	m := broker(t, peertest.MosquittoConfig{NoPersistence: true, Lines: []string{"max_inflight_messages 3", "max_packet_size 2000", "retain_available false"}})
+	a, b := newClient(t, m, "a"), newClient(t, m, "b")
+	b.cfg.ReceiveMaximum = 5
+	a.up()
+	b.up()
+	b.subscribe("lane/#")
+	(&lane{c: a, qos: 2, n: 200, done: map[int]bool{}}).hand(t)
+	exactlyOnce(t, b, 200)
+	for what, msg := range map[string]*session.Message{"large": {Topic: "x", Payload: make([]byte, 3000), QoS: 2}, "retained": {Topic: "x", QoS: 1, Retain: true}} {
+		var refused *session.Refused
+		if err := a.s.Publish(t.Context(), what, msg); !errors.As(err, &refused) || !refused.Permanent() {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+	a.publish("after", &session.Message{Topic: "x", QoS: 2})
+	if len(a.downs) > 0 {
+		t.Errorf("connections ended: %v", a.downs)
+	}
+}
+
+func TestKeepAlive(t *testing.T) {
+	m := broker(t, peertest.MosquittoConfig{NoPersistence: true})
+	a := newClient(t, m, "a")
+	a.cfg.KeepAlive = time.Second
+	a.up()
+	if err := m.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	a.await("end of a silent connection", func() bool { return len(a.downs) == 1 })
+	if err := m.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	a.await("another one", func() bool { return len(a.ups) == 2 })
+	if !strings.Contains(a.downs[0].Error(), "ping") {
+		t.Errorf("got %v", a.downs[0])
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	for qos := range byte(3) {
+		b.Run(fmt.Sprint("QoS ", qos), func(b *testing.B) {
+			m := broker(b, peertest.MosquittoConfig{NoPersistence: true, Lines: []string{"max_inflight_messages 100"}})
+			c := newClient(b, m, "a")
+			c.up()
+			slots := make(chan struct{}, 100)
+			payload := make([]byte, 100)
+			for i := 0; b.Loop(); i++ {
+				slots <- struct{}{}
+				err := c.s.Send(b.Context(), fmt.Sprint(i), &session.Message{Topic: "bench", Payload: payload, QoS: qos}, func(err error) {
+					<-slots
+					if err != nil {
+						b.Error(err)
+					}
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			for range cap(slots) {
+				slots <- struct{}{}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+		})
 	}
 }
