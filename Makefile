@@ -54,11 +54,12 @@ bench: deps ## side by side with what one would pick instead
 	go run ./bench/lane
 	go run ./gateway/internal/bench
 
-# DEMO=xmpp needs no Dendrite, DEMO=matrix no XMPP server.
-skip_xmpp   := dendrite
-skip_matrix := ejabberd,prosody
+# What a demo of one protocol alone does without.
+skip_xmpp   := dendrite,mosquitto
+skip_matrix := ejabberd,prosody,mosquitto
+skip_mqtt   := ejabberd,prosody,dendrite
 demo: export YGGATE_SKIP := $(YGGATE_SKIP),$(skip_$(DEMO))
-demo: deps ## two grids on this machine meet and talk; DEMO_ONCE=1 ends after that, DEMO=xmpp and DEMO=matrix show one protocol
+demo: deps ## two grids on this machine meet and talk; DEMO_ONCE=1 ends after that, DEMO=xmpp, matrix or mqtt shows one protocol
 	go run ./gateway/internal/demo
 
 deps: ## install the real servers that tests and demo run, from Debian, and build those it lacks

@@ -77,3 +77,6 @@ const (
 	Matrix Protocol = "matrix"
 	MQTT   Protocol = "mqtt"
 )
+
+// Bounces says whether the protocol has a way to tell a sender what did not arrive.
+func (p Protocol) Bounces() bool { return p == XMPP }

@@ -119,11 +119,14 @@ func (d *deadLetters) retry(ctx context.Context, id string) (admin.Done, error) 
 	}
 	d.g.log.Info("operator put a dead letter into the queue", "peer", peer, "id", name)
 	done := admin.Done{Done: fmt.Sprintf("%s waits for %s again.", name, peer), Next: "yggate outbox list " + peer}
-	if lane.ProtocolOf(letter.Kind) == federation.Matrix {
+	switch {
+	case lane.ProtocolOf(letter.Kind) == federation.Matrix:
 		done.More = append(done.More, "The homeserver was never told that it had not arrived.")
-	} else if letter.Told {
+	case lane.ProtocolOf(letter.Kind) == federation.MQTT:
+		done.More = append(done.More, "Its publisher was never told that it had not arrived. It comes after what was published since.")
+	case letter.Told:
 		done.More = append(done.More, "Its sender has been told that it did not arrive, and may have sent it again.")
-	} else {
+	default:
 		done.More = append(done.More, "Its sender had not been told yet, and may still be, if that is under way now.")
 	}
 	if err := d.delete(ctx, letter.Row); err != nil {
@@ -172,7 +175,11 @@ func (d *deadLetters) drop(ctx context.Context, id string) (admin.Done, error) {
 		return admin.Done{}, fmt.Errorf("delete dead/%d: %w", letter.Row, err)
 	}
 	d.g.log.Info("operator deleted a dead letter", "peer", d.g.peerName(federation.GridID(letter.Peer)), "id", fmt.Sprintf("dead/%d", letter.Row))
-	return admin.Done{Done: fmt.Sprintf("dead/%d is deleted; its sender has been told before.", letter.Row)}, nil
+	done := admin.Done{Done: fmt.Sprintf("dead/%d is deleted.", letter.Row)}
+	if lane.ProtocolOf(letter.Kind).Bounces() {
+		done.Done = fmt.Sprintf("dead/%d is deleted; its sender has been told before.", letter.Row)
+	}
+	return done, nil
 }
 
 func (d *deadLetters) delete(ctx context.Context, row int64) error {

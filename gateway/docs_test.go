@@ -17,7 +17,7 @@ import (
 	"github.com/yggate/yggate/gateway/config"
 )
 
-// metricsOf returns the metrics of a gateway with both protocols, and their labels
+// metricsOf returns the metrics of a gateway with all protocols, and their labels
 // as the documentation writes them.
 func metricsOf(t *testing.T) map[string]string {
 	t.Helper()
@@ -26,7 +26,8 @@ func metricsOf(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	src := fmt.Sprintf("name: a\nstate: %s\nxmpp: {domains: [a.grid], server: 127.0.0.1:5269, listen: 127.0.0.2:5269}\n"+
-		"matrix: {server_names: [a.grid], server: http://127.0.0.1:8008, proxy: 127.0.0.2:8118}\n", dir)
+		"matrix: {server_names: [a.grid], server: http://127.0.0.1:8008, proxy: 127.0.0.2:8118}\n"+
+		"mqtt: {broker: mqtt://127.0.0.1:1883}\n", dir)
 	conf, err := config.Parse(filepath.Join(dir, "yggate.yaml"), []byte(src), nil)
 	if err != nil {
 		t.Fatal(err)

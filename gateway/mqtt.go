@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -118,6 +119,20 @@ func (g *gateway) mqttStatus(m *mqttEdge) *admin.MQTT {
 		})
 	}
 	return out
+}
+
+// describeMQTT is what the configuration says of a peer.
+func describeMQTT(p *federation.MQTTPolicy) *admin.MQTTPolicy {
+	rules := func(all []federation.MQTTRule) []admin.MQTTRule {
+		out := []admin.MQTTRule{}
+		for _, r := range all {
+			out = append(out, admin.MQTTRule(r))
+		}
+		return out
+	}
+	return &admin.MQTTPolicy{
+		Exports: rules(p.Exports), Imports: rules(p.Imports), Overflow: string(cmp.Or(p.Overflow, federation.OverflowBlock)), Rate: p.Rate, TTL: p.TTL,
+	}
 }
 
 // warnOfMQTT warns of what keeps topics from crossing.

@@ -209,8 +209,11 @@ func (g *gateway) dropQueued(ctx context.Context, name itemName) (admin.Done, er
 	}
 	g.log.Info("operator dropped an item", "peer", p.Name, "id", name.String())
 	told := "its sender is told with an error"
-	if name.lane == lane.Bulk {
+	switch name.lane {
+	case lane.Bulk:
 		told = "the homeserver is not told, since Matrix has no way to"
+	case lane.MQTT:
+		told = "its publisher is not told, since MQTT has no way to"
 	}
 	return admin.Done{
 		Done: fmt.Sprintf("%s is no longer sent to %s; %s.", name, p.Name, told),
@@ -233,7 +236,7 @@ func (g *gateway) dropAll(ctx context.Context, peer string) (admin.Done, error) 
 		return admin.Done{}, fmt.Errorf("drop what waits for %s, of which %d are given up: %w; try it again", p.Name, n, err)
 	}
 	g.log.Info("operator dropped all items", "peer", p.Name, "count", n)
-	done := admin.Done{Done: fmt.Sprintf("%d items are no longer sent to %s; their senders are told with an error, but for Matrix, which has none.", n, p.Name)}
+	done := admin.Done{Done: fmt.Sprintf("%d items are no longer sent to %s; their senders are told with an error, but for Matrix and MQTT, which have none.", n, p.Name)}
 	if n == 0 {
 		done.Done = fmt.Sprintf("Nothing was dropped: nothing waits for %s that is not on its way.", p.Name)
 	} else {

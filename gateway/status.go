@@ -104,6 +104,9 @@ func (g *gateway) describe(p *federation.Peer, links map[federation.GridID]link.
 			DenyRooms: slices.Sorted(maps.Keys(m.DenyRooms)), Custody: m.Custody,
 		}
 	}
+	if p.Policy.Allow[federation.MQTT] {
+		out.MQTT = describeMQTT(&p.Policy.MQTT)
+	}
 	if d := p.Descriptor; d != nil {
 		out.Title, out.Stale = d.Name, d.Stale(time.Now())
 		for _, a := range d.Addrs() {

@@ -17,14 +17,15 @@ import (
 )
 
 var cmdInit = command{
-	name: "init", args: "{--domain DOMAIN... | --matrix SERVER_NAME...} [FLAGS]",
+	name: "init", args: "{--domain DOMAIN... | --matrix SERVER_NAME... | --mqtt URL} [FLAGS]",
 	short: "make this grid's identity and its configuration",
 	long: `
 Makes the grid key, the keys of this node and a commented configuration, and
 shows the recovery sheet, once: print it, it is on no disk.
 
---domain is for a grid with an XMPP server, --matrix for one with a homeserver; give
-both for both.
+--domain is for a grid with an XMPP server, --matrix for one with a homeserver, --mqtt
+for one with a broker; give those of all that you have. With --mqtt alone --name is
+needed. Which topics cross stands in the configuration, and is nothing at first.
 
 A configuration that exists is kept and used; an identity is never replaced.
 `,

@@ -26,8 +26,8 @@ retry     dial now the peers whose link is down, or one of them; or put dead/7
           arrive
 drop      give up PEER chat/42, or with --all everything for PEER that is not on
           its way: the senders are told with an error, but for the transactions of
-          a homeserver (bulk/42), since Matrix has none; or delete dead/7, which
-          was given up before
+          a homeserver (bulk/42) and topics (mqtt/42), since Matrix and MQTT have
+          none; or delete dead/7, which was given up before
 
 Addresses are shown as the senders wrote them. Items leave the queue by
 themselves: when the peer's gateway has them, or when their time is over.
@@ -234,7 +234,7 @@ func (o *outboxCall) show(ctx context.Context, sh *shell, cl *admin.Client) erro
 	line("size", bytesText(int64(it.Bytes)))
 	if d := it.Dead; d != nil {
 		line("given up", moment(d.Died)+": "+deadReason(d))
-		line("sender", told(it, "was told", "was not told yet", "is not told: Matrix has no way to"))
+		line("sender", told(it, "was told", "was not told yet", "is not told: "+spelled[it.Protocol]+" has no way to"))
 	} else {
 		line("expires", moment(it.Expires))
 		line("sent", map[bool]string{true: "yes: the peer may have it", false: "no"}[it.Sent])
@@ -280,11 +280,14 @@ func (o *outboxCall) drop(ctx context.Context, sh *shell, cl *admin.Client) erro
 	return tellDone(sh, o.flags, done)
 }
 
+// spelled are protocols as people write them.
+var spelled = map[string]string{string(federation.Matrix): "Matrix", string(federation.MQTT): "MQTT"}
+
 // told says whether the sender of a dead letter knows, in these words; never is for
 // senders whose protocol has no errors.
 func told(it admin.Item, yes, no, never string) string {
 	switch {
-	case it.Protocol == string(federation.Matrix):
+	case it.Protocol != "" && !federation.Protocol(it.Protocol).Bounces():
 		return never
 	case it.Dead.Told:
 		return yes
@@ -312,7 +315,7 @@ func parties(it admin.Item) string {
 	if it.From == "" && it.To == "" {
 		return ""
 	}
-	return printable(it.From + " -> " + it.To)
+	return printable(strings.TrimLeft(it.From+" -> "+it.To, " "))
 }
 
 // age is how long ago t was, "" if it never was.

@@ -165,6 +165,9 @@ func showPeer(sh *shell, f *flags, p admin.Peer) error {
 	for _, line := range matrixPolicy(p.Matrix) {
 		fmt.Fprintf(w, "  matrix       %s\n", line)
 	}
+	for _, line := range mqttPolicy(p.MQTT) {
+		fmt.Fprintf(w, "  mqtt         %s\n", line)
+	}
 	fmt.Fprintf(w, "  peer since   %s\n", p.Created.Local().Format("2006-01-02 15:04"))
 	if p.Stale {
 		fmt.Fprintln(w, "  stale        its descriptor is past its date; it still counts")
@@ -196,6 +199,44 @@ func matrixPolicy(m *admin.MatrixPolicy) (lines []string) {
 		lines = append(lines, "transactions for it wait on disk here (custody)")
 	}
 	return lines
+}
+
+// mqttPolicy is what crosses to a peer and from it.
+func mqttPolicy(m *admin.MQTTPolicy) (lines []string) {
+	if m == nil {
+		return nil
+	}
+	rule := func(way string, r admin.MQTTRule) {
+		line := way + " " + r.Filter
+		if r.As != "" {
+			line += " as " + r.As
+		}
+		line += fmt.Sprintf(", QoS %d at most", r.QoS)
+		if !r.Retain {
+			line += ", not retained"
+		}
+		if r.Transit {
+			line += ", transit"
+		}
+		lines = append(lines, line)
+	}
+	for _, r := range m.Exports {
+		rule("export", r)
+	}
+	for _, r := range m.Imports {
+		rule("import", r)
+	}
+	if len(lines) == 0 {
+		return []string{"no export and no import: nothing crosses"}
+	}
+	line := "overflow " + m.Overflow
+	if m.Rate > 0 {
+		line += fmt.Sprintf(", %g messages a second at most", m.Rate)
+	}
+	if m.TTL > 0 {
+		line += ", waits for " + short(m.TTL) + " at most"
+	}
+	return append(lines, line)
 }
 
 // tellDone says what was done and what comes next.

@@ -19,11 +19,12 @@ import (
 const (
 	kindXMPP   = 1
 	kindMatrix = 2
+	kindMQTT   = 3
 )
 
 // plant writes what a gateway would have taken from its XMPP server: messages of
 // alice@GRID.grid, taken AGE ago, to be given up after a week, those of group chats
-// after a day. On the lane bulk they are transactions that nobody can read.
+// after a day. On the lanes bulk and mqtt they are what nobody can read.
 func plant(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 5 || len(args) > 6 {
 		ts.Fatalf("usage: plant GRID PEER LANE N AGE [told|untold]")
@@ -39,6 +40,8 @@ func plant(ts *testscript.TestScript, neg bool, args []string) {
 		life = 24 * time.Hour
 	case string(lane.Bulk):
 		kind = kindMatrix
+	case string(lane.MQTT):
+		kind = kindMQTT
 	}
 	items := make([]store.LaneItem, n)
 	for i := range items {

@@ -13,13 +13,14 @@ var cmdRoute = command{
 	short: "explain where traffic for an address goes, sending nothing",
 	long: `
 Takes an address of XMPP (bob@b.grid, b.grid), of Matrix (@bob:b.grid, #room:b.grid,
-!id:b.grid, b.grid:8448), or a topic of MQTT (mqtt:sensors/hall/temp), and explains hop by hop what the running
-gateway would do with traffic to it: whose domain it is, whether that peer may have
-it, whether the link is up. Exits 1 where the way ends early.
+!id:b.grid, b.grid:8448), or a topic of MQTT (mqtt:sensors/hall/temp), and explains
+hop by hop what the running gateway would do with traffic to it: whose domain it is,
+or who gets the topic and as what, whether that peer may have it, whether the link is
+up. Exits 1 where the way ends early.
 
 Quote what begins with # or !, because shells have these for themselves:
 yggate route '#room:b.grid'. A name alone is taken for an XMPP domain where XMPP
-runs; --protocol decides otherwise.
+runs; --protocol decides otherwise. Where MQTT runs alone, a topic needs no mqtt:.
 `,
 	run: func(ctx context.Context, sh *shell, c *command, args []string) error {
 		f := newFlags(sh, c).withJSON()

@@ -19,10 +19,12 @@ var cmdStatus = command{
 	short: "show how the running gateway is",
 	long: `
 Shows peers and what waits for them, the store, mesh peerings, streams with the
-local XMPP server, peers' Matrix servers and what needs you. REACHED is when your
-homeserver last spoke to one because the gateway had it do so. With --wait it first waits until the gateway is
-ready to federate, which its store has to be as well, and every peer named with
---up is up; it exits 1 when they are not in time.
+local XMPP server, peers' Matrix servers, the MQTT broker and what needs you. REACHED
+is when your homeserver last spoke to one because the gateway had it do so. FROM IT are
+messages of the broker's that are not on disk yet, TO IT those that it has not
+acknowledged. With --wait it first waits until the gateway is ready to federate, which
+its store has to be as well, and every peer named with --up is up; it exits 1 when they
+are not in time.
 `,
 	run: runStatus,
 }

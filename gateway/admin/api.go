@@ -43,8 +43,10 @@ type Peer struct {
 	Title       string   `json:"title,omitempty"` // what the grid calls itself
 	Allow       []string `json:"allow"`
 	// Matrix narrows what "matrix" in Allow opens; nil where that is not there.
-	Matrix  *MatrixPolicy `json:"matrix,omitempty"`
-	Domains []Domain      `json:"domains,omitempty"`
+	Matrix *MatrixPolicy `json:"matrix,omitempty"`
+	// MQTT is what "mqtt" in Allow opens; nil where that is not there.
+	MQTT    *MQTTPolicy `json:"mqtt,omitempty"`
+	Domains []Domain    `json:"domains,omitempty"`
 	// Stale says that the newest descriptor is past its date; it still counts.
 	Stale bool `json:"stale,omitempty"`
 	// There is what the other side made of this grid, in the answer to accept.
@@ -72,6 +74,28 @@ type MatrixPolicy struct {
 	DenyRooms   []string `json:"deny_rooms,omitempty"`
 	// Custody keeps transactions on disk here for the peer.
 	Custody bool `json:"custody"`
+}
+
+// MQTTPolicy is what the configuration says of a peer that is allowed MQTT.
+type MQTTPolicy struct {
+	// Exports are topics here and what the peer gets them as, Imports topics of the
+	// peer and what they become here. The first that matches decides.
+	Exports  []MQTTRule `json:"exports"`
+	Imports  []MQTTRule `json:"imports"`
+	Overflow string     `json:"overflow"`
+	// Rate is in messages per second, 0 without a bound.
+	Rate float64       `json:"rate,omitempty"`
+	TTL  time.Duration `json:"ttl_ns,omitempty"` // 0: that of the limits
+}
+
+// MQTTRule lets the topics that match a filter cross.
+type MQTTRule struct {
+	Filter string `json:"filter"`
+	// As is a prefix, which ends in "/", or a template; empty: they stay as they are.
+	As      string `json:"as,omitempty"`
+	QoS     byte   `json:"qos"`
+	Retain  bool   `json:"retain"`
+	Transit bool   `json:"transit,omitempty"`
 }
 
 // Store is how the database is.

@@ -27,7 +27,7 @@ type stage struct {
 // demo plays everything once. Unless once is set it then stays until ctx is done.
 func demo(ctx context.Context, out io.Writer, p program, once bool) (err error) {
 	if err := peertest.Need(p.needs()...); err != nil {
-		return fmt.Errorf("%w; DEMO=xmpp shows XMPP alone, DEMO=matrix Matrix", err)
+		return fmt.Errorf("%w; DEMO=xmpp, DEMO=matrix and DEMO=mqtt show one protocol alone", err)
 	}
 	dir, err := os.MkdirTemp("", "yggate-demo-")
 	if err != nil {
@@ -61,13 +61,12 @@ func (s *stage) play(ctx context.Context) error {
 	}
 	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
 	a, err := s.grid(ctx, setup.Ejabberd, peertest.GridConfig{
-		Name: "a", Domain: "a.grid.test", Program: program,
-		Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh},
+		Name: "a", Program: program, Mesh: []string{"--mesh-listen", mesh, "--advertise", mesh},
 	})
 	if err != nil {
 		return err
 	}
-	b, err := s.grid(ctx, setup.Prosody, peertest.GridConfig{Name: "b", Domain: "b.grid.test", Program: program})
+	b, err := s.grid(ctx, setup.Prosody, peertest.GridConfig{Name: "b", Program: program})
 	if err != nil {
 		return err
 	}
@@ -87,6 +86,12 @@ func (s *stage) play(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.mqtt {
+		s.act("A sensor of a, and a subscriber of b, with mosquitto's own clients")
+		if err := s.measure(ctx, a, b); err != nil {
+			return err
+		}
+	}
 	return s.look(ctx, a)
 }
 
@@ -99,7 +104,13 @@ func (s *stage) servers(kind string) string {
 	if s.matrix {
 		names = append(names, "Dendrite")
 	}
-	return strings.Join(names, " and ")
+	if s.mqtt {
+		names = append(names, "mosquitto")
+	}
+	if last := len(names) - 1; last > 0 {
+		return strings.Join(names[:last], ", ") + " and " + names[last]
+	}
+	return names[0]
 }
 
 // grid prepares and starts one operator's side.
@@ -108,6 +119,12 @@ func (s *stage) grid(ctx context.Context, kind string, cfg peertest.GridConfig) 
 	cfg.Dir, cfg.Mode, cfg.Matrix = filepath.Join(s.dir, cfg.Name), setup.DNS, s.matrix
 	if s.xmpp {
 		cfg.Kind = kind
+	}
+	if s.xmpp || s.matrix { // topics are of no domain
+		cfg.Domain = cfg.Name + ".grid.test"
+	}
+	if s.mqtt {
+		cfg.MQTT, cfg.MQTTConfig = true, sensors
 	}
 	cfg.OnCommand = func(args []string) { s.command(cfg.Name, args) }
 	g, err := peertest.NewGrid(ctx, cfg)
@@ -171,6 +188,9 @@ func (s *stage) invite() {
 			s.say("\n  Matrix: @%s:%s   password: %s\n    homeserver: http://%s (set by hand), user: %s",
 				user, g.Homeserver.ServerName, peertest.Password(user), g.Homeserver.HTTP, user)
 		}
+		if s.mqtt {
+			s.say("\n  MQTT: mosquitto_sub -h %[1]s -v -t 'grid/#' -t '$grid/#'\n    mosquitto_pub -h %[1]s -t sensors/desk -m hello   (it crosses from here)", g.Broker.MQTT.Addr())
+		}
 	}
 	s.say("\nLook at the gateways:\n")
 	for _, g := range s.grids {
@@ -191,6 +211,9 @@ func (s *stage) clear(failed error) error {
 			}
 			if g.Homeserver != nil {
 				s.log(g.Homeserver.LogFile(), g.Homeserver.LogTail(20))
+			}
+			if g.Broker != nil {
+				s.log(g.Broker.LogFile(), g.Broker.LogTail(20))
 			}
 		}
 		return fmt.Errorf("%w\nlogs and configurations are kept in %s", failed, s.dir)

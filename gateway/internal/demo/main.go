@@ -1,10 +1,11 @@
-// Command demo shows yggate at work: it starts ejabberd, Prosody and two Dendrites
-// on addresses of 127/8 and a yggate in front of the servers of each grid, makes the
-// two grids peers by one string, and lets alice of one and bob of the other do what
-// users do, on XMPP and on Matrix. It shows the operators' commands and a transcript.
+// Command demo shows yggate at work: it starts ejabberd, Prosody, two Dendrites and
+// two mosquittos on addresses of 127/8 and a yggate in front of the servers of each
+// grid, makes the two grids peers by one string, and lets alice of one and bob of the
+// other do what users do, on XMPP and on Matrix, and a subscriber of one see a sensor
+// of the other. It shows the operators' commands and a transcript.
 //
-// DEMO=xmpp in the environment leaves Matrix and its homeservers out, DEMO=matrix
-// XMPP and its servers.
+// DEMO=xmpp, DEMO=matrix or DEMO=mqtt in the environment shows that alone, without the
+// servers of the others.
 //
 // With DEMO_ONCE=1 in the environment it ends after the transcript, with exit
 // code 0 if every step worked. Otherwise all stays up until Ctrl-C, and it tells
@@ -42,19 +43,21 @@ func main() {
 }
 
 // program is what is played.
-type program struct{ xmpp, matrix bool }
+type program struct{ xmpp, matrix, mqtt bool }
 
 // programOf reads the variable DEMO.
 func programOf(name string) (program, error) {
 	switch name {
 	case "", "all":
-		return program{xmpp: true, matrix: true}, nil
+		return program{xmpp: true, matrix: true, mqtt: true}, nil
 	case "xmpp":
 		return program{xmpp: true}, nil
 	case "matrix":
 		return program{matrix: true}, nil
+	case "mqtt":
+		return program{mqtt: true}, nil
 	}
-	return program{}, fmt.Errorf("DEMO is %q: want xmpp, matrix or all", name)
+	return program{}, fmt.Errorf("DEMO is %q: want xmpp, matrix, mqtt or all", name)
 }
 
 // needs are the fixtures that it stands on.
@@ -64,6 +67,9 @@ func (p program) needs() (names []string) {
 	}
 	if p.matrix {
 		names = append(names, "dendrite")
+	}
+	if p.mqtt {
+		names = append(names, "mosquitto")
 	}
 	return names
 }
