@@ -181,6 +181,16 @@ func (a *Adapter) peer(id federation.GridID) *peer {
 	return p
 }
 
+// work starts something while Run runs.
+func (a *Adapter) work(do func(context.Context)) {
+	a.mu.Lock()
+	spawn := a.spawn
+	a.mu.Unlock()
+	if spawn != nil {
+		spawn(do)
+	}
+}
+
 // followRules keeps subscriptions, retained messages and states those of the policy of
 // now, until ctx is done.
 func (a *Adapter) followRules(ctx context.Context) error {
@@ -203,6 +213,7 @@ func (a *Adapter) followRules(ctx context.Context) error {
 			a.peer(id).tellState()
 		}
 		a.forgetGone(ctx)
+		a.work(func(ctx context.Context) { a.tellGone(ctx, was, now) })
 		select {
 		case <-ctx.Done():
 			return nil

@@ -499,6 +499,15 @@ func TestState(t *testing.T) {
 	if got := w.grids["b"].broker.messages("zigbee/bridge"); slices.ContainsFunc(got, func(m *session.Message) bool { return len(m.User) > 0 }) {
 		t.Errorf("what tells about b crossed to b: %+v", got)
 	}
+	// A peer that is no peer any more is not online either, whatever was said last.
+	kept := w.grids["a"].policy["b"]
+	delete(w.grids["a"].policy, "b")
+	w.grids["a"].publishPolicy()
+	eventually(t, "b is offline when it is gone", holds("offline", "0"))
+	w.grids["a"].policy["b"] = kept
+	w.grids["a"].publishPolicy()
+	w.link("a", "b", true)
+	eventually(t, "b is back", holds("online", "1"))
 	w.grids["a"].adapter.Farewell(t.Context())
 	if !holds("offline", "0")() || b.holds(SelfState)[SelfState] != "offline" {
 		t.Error("no farewell")

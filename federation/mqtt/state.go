@@ -68,6 +68,21 @@ func (p *peer) publish(ctx context.Context, r *peerRules, up bool) {
 	}
 }
 
+// tellGone says of what nothing more is told about that it cannot be reached: of peers
+// that were removed or may not use MQTT any more, and by topics that no rule names now.
+func (a *Adapter) tellGone(ctx context.Context, was, now *rules) {
+	for id, r := range was.peers {
+		if now.peers[id] == nil {
+			a.publishState(ctx, StateTopic(r.name), stateOffline)
+		}
+		for _, t := range r.policy.Availability {
+			if !now.own[t.Topic] {
+				a.publishState(ctx, t.Topic, t.Offline)
+			}
+		}
+	}
+}
+
 // publishState queues a retained message of the gateway's own; the session sends it
 // when it can.
 func (a *Adapter) publishState(ctx context.Context, name, text string) {
