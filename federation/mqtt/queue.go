@@ -18,7 +18,7 @@ const (
 	batchBytes = 1 << 20
 	// What may wait here for a peer. Messages at QoS 1 and 2 are bounded by what the
 	// broker gives unacknowledged; these bounds are for QoS 0.
-	passItems = 4096
+	passItems = 16384
 	passBytes = 8 << 20
 	// keepItems and keepBytes bound what of QoS 0 waits for the disk because it is
 	// retained.

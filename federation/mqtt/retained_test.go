@@ -1,0 +1,98 @@
+package mqtt
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/lane"
+	"github.com/yggate/yggate/federation/mqtt/session"
+)
+
+// Retained messages are set, changed and cleared at the far side, also those of which
+// the session was told nothing.
+func TestRetained(t *testing.T) {
+	once := rule("state/+/once", "")
+	once.Retain = false
+	w := newWorld(t, names(), pair(rulesOf(once, rule("state/#", "s/{1}")), rulesOf(rule("#", "from/a/"))))
+	a, b := w.grids["a"].broker, w.grids["b"].broker
+	a.client("state/1", "one", 1, true)
+	a.client("state/2", "two", 1, true)
+	a.client("state/3", "three", 0, true)
+	a.client("state/x/once", "not kept", 1, true)
+	want := map[string]string{"from/a/s/1": "one", "from/a/s/2": "two", "from/a/s/3": "three"}
+	eventually(t, "they are set", func() bool { return maps.Equal(b.holds("from/#"), want) })
+	eventually(t, "one is not kept", func() bool { return slices.Contains(b.got("#"), "from/a/state/x/once=not kept") })
+
+	w.link("a", "b", false)
+	a.client("state/1", "ONE", 1, true)
+	a.client("state/2", "", 1, true)
+	w.quietBut(t, "a")
+	// While the session was away, the broker's memory changed as well.
+	a.mu.Lock()
+	delete(a.retained, "state/3")
+	a.retained["state/4"] = &session.Message{Topic: "state/4", Payload: []byte("four"), QoS: 1, Retain: true}
+	a.mu.Unlock()
+	w.grids["a"].adapter.Down(nil)
+	w.grids["a"].adapter.Up(a.info)
+	w.link("a", "b", true)
+	want = map[string]string{"from/a/s/1": "ONE", "from/a/s/4": "four"}
+	eventually(t, "they are as they should", func() bool { return maps.Equal(b.holds("from/#"), want) })
+
+	// Nothing comes twice when all is compared again.
+	w.quiet()
+	before := len(b.got("from/#"))
+	w.link("a", "b", false)
+	w.link("a", "b", true)
+	a.client("state/end", "end", 1, true)
+	eventually(t, "the last one arrives", func() bool { return b.holds("#")["from/a/s/end"] == "end" })
+	w.quiet()
+	if after := b.got("from/#"); len(after) != before+1 {
+		t.Errorf("sent again: %v", after[before:])
+	}
+}
+
+// quietBut waits until the broker of a grid has all its acknowledgements.
+func (w *world) quietBut(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, "what was published is safe", func() bool { return w.grids[name].broker.unacked() == 0 })
+}
+
+// What a peer imports later it gets, although it was refused before.
+func TestRetainedAfterImport(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("other/#", ""))))
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("state/1", "one", 1, true)
+	w.quiet()
+	if got := b.broker.holds("#"); len(got) != 0 {
+		t.Fatalf("imported %v", got)
+	}
+	b.policy["a"] = allow(federation.MQTTPolicy{Imports: rulesOf(rule("#", "from/a/"))})
+	b.publishPolicy()
+	eventually(t, "it is imported now", func() bool { return b.broker.holds("#")["from/a/state/1"] == "one" })
+	// And what is not exported any more is cleared.
+	a.policy["b"] = allow(federation.MQTTPolicy{Exports: rulesOf(rule("none", ""))})
+	a.publishPolicy()
+	eventually(t, "it is cleared", func() bool { return len(b.broker.holds("from/#")) == 0 })
+}
+
+// A retained message that was given up is not forgotten.
+func TestRetainedExpired(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("state/0", "zero", 1, true)
+	eventually(t, "the first one crosses", func() bool { return b.broker.holds("#")["state/0"] == "zero" })
+	w.link("a", "b", false)
+	a.broker.client("state/1", "one", 1, true)
+	eventually(t, "it waits", func() bool { return a.wire.waiting(b.id) == 1 })
+	a.wire.mu.Lock()
+	items := a.wire.queue[b.id]
+	a.wire.queue[b.id] = nil
+	a.wire.mu.Unlock()
+	if err := a.wire.giveBack(t.Context(), b.id, items, lane.ErrExpired); err != nil {
+		t.Fatal(err)
+	}
+	w.link("a", "b", true)
+	eventually(t, "it crosses after all", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+}
