@@ -30,7 +30,7 @@ func (e *edge) newMQTT(ctx context.Context, conf *config.Config) error {
 		return err
 	}
 	if out.adapter, err = mqtt.New(mqtt.Config{
-		Directory: e.g.registry.Directory(), Self: e.g.identity.ID(), Store: e.g.store, Share: m.Share,
+		Directory: e.g.registry.Directory(), Self: e.g.identity.ID(), Store: e.g.store, Share: m.Share, State: m.State,
 		Link: e.linkState, Log: e.g.log, Metrics: e.registry,
 	}); err != nil {
 		return err
@@ -38,7 +38,7 @@ func (e *edge) newMQTT(ctx context.Context, conf *config.Config) error {
 	if cfg.ClientID == "" {
 		cfg.ClientID = "yggate" + e.g.identity.ID().Short() // what each broker has to take (MQTT 3.1.1 §3.1.3.1)
 	}
-	cfg.Handler, cfg.Journal, cfg.Will = out.adapter, disk.Journal{Store: e.g.store}, mqtt.Will()
+	cfg.Handler, cfg.Journal, cfg.Will = out.adapter, disk.Journal{Store: e.g.store}, out.adapter.Will()
 	cfg.Log, cfg.Metrics = e.g.log, e.registry
 	if out.session, err = session.New(ctx, cfg); err != nil {
 		return err

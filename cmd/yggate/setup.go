@@ -83,7 +83,7 @@ func runSetup(ctx context.Context, sh *shell, c *command, args []string) error {
 	case federation.Matrix:
 		told, notes, err = s.matrix(ctx)
 	case federation.MQTT:
-		told.Guide, err = mqttsetup.For(server, mqttsetup.Params{Broker: conf.MQTT.Broker, User: conf.MQTT.User})
+		told.Guide, err = mqttsetup.For(server, mqttsetup.Params{Broker: conf.MQTT.Broker, User: conf.MQTT.User, State: conf.MQTT.State})
 	default:
 		told, notes, err = s.xmpp(ctx)
 	}

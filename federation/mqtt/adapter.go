@@ -65,6 +65,9 @@ type Config struct {
 	Store *store.Store
 	// Share is the group of shared subscriptions; empty: they are not shared.
 	Share string
+	// State is the beginning of the topics that tell whether peers can be reached; it
+	// ends in "/". Empty: DefaultState.
+	State string
 	// Settle is how long a retained message that a snapshot shows is left to come by
 	// itself, as one that was published just now. 0: DefaultSettle.
 	Settle time.Duration
@@ -122,6 +125,9 @@ func New(cfg Config) (*Adapter, error) {
 	if cfg.Settle <= 0 {
 		cfg.Settle = DefaultSettle
 	}
+	if cfg.State == "" {
+		cfg.State = DefaultState
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -130,7 +136,7 @@ func New(cfg Config) (*Adapter, error) {
 		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), seen: newRecent[string](seenMessages), cameUp: make(chan struct{}, 1),
 		peers: map[federation.GridID]*peer{},
 	}
-	a.rules.Store(newRules(cfg.Directory.Now()))
+	a.rules.Store(newRules(cfg.Directory.Now(), cfg.State))
 	return a, nil
 }
 
@@ -181,13 +187,23 @@ func (a *Adapter) peer(id federation.GridID) *peer {
 	return p
 }
 
+// work starts something while Run runs.
+func (a *Adapter) work(do func(context.Context)) {
+	a.mu.Lock()
+	spawn := a.spawn
+	a.mu.Unlock()
+	if spawn != nil {
+		spawn(do)
+	}
+}
+
 // followRules keeps subscriptions, retained messages and states those of the policy of
 // now, until ctx is done.
 func (a *Adapter) followRules(ctx context.Context) error {
 	changed, cancel := a.cfg.Directory.Subscribe()
 	defer cancel()
 	for first := true; ; first = false {
-		was, now := a.rules.Load(), newRules(a.cfg.Directory.Now())
+		was, now := a.rules.Load(), newRules(a.cfg.Directory.Now(), a.cfg.State)
 		a.rules.Store(now)
 		if err := a.broker.SetSubscriptions(now.subscriptions(a.cfg.Share)); err != nil {
 			// The filters were checked when the configuration was read.
@@ -203,6 +219,7 @@ func (a *Adapter) followRules(ctx context.Context) error {
 			a.peer(id).tellState()
 		}
 		a.forgetGone(ctx)
+		a.work(func(ctx context.Context) { a.tellGone(ctx, was, now) })
 		select {
 		case <-ctx.Done():
 			return nil

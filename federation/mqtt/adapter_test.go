@@ -391,14 +391,14 @@ func TestState(t *testing.T) {
 	w := newWorld(t, names(), func(string, string) *federation.MQTTPolicy {
 		return &federation.MQTTPolicy{Exports: rulesOf(rule("#", "")), Imports: rulesOf(rule("#", "")), Availability: []federation.MQTTAvailability{{Topic: "zigbee/bridge", Online: "1", Offline: "0"}}}
 	})
-	b := w.grids["a"].broker
+	b, self := w.grids["a"].broker, "$grid/self/state"
 	holds := func(peer, bridge string) func() bool {
 		return func() bool {
 			return b.holds("$grid/b/state")["$grid/b/state"] == peer && b.holds("#")["zigbee/bridge"] == bridge
 		}
 	}
 	eventually(t, "b is online", holds("online", "1"))
-	eventually(t, "a itself is online", func() bool { return b.holds(SelfState)[SelfState] == "online" })
+	eventually(t, "a itself is online", func() bool { return b.holds(self)[self] == "online" })
 	w.link("a", "b", false)
 	eventually(t, "b is offline", holds("offline", "0"))
 	w.link("a", "b", true)
@@ -412,9 +412,38 @@ func TestState(t *testing.T) {
 	if got := w.grids["b"].broker.messages("zigbee/bridge"); slices.ContainsFunc(got, func(m *session.Message) bool { return len(m.User) > 0 }) {
 		t.Errorf("what tells about b crossed to b: %+v", got)
 	}
+	// A peer that is no peer any more is not online either, whatever was said last.
+	kept := w.grids["a"].policy["b"]
+	delete(w.grids["a"].policy, "b")
+	w.grids["a"].publishPolicy()
+	eventually(t, "b is offline when it is gone", holds("offline", "0"))
+	w.grids["a"].policy["b"] = kept
+	w.grids["a"].publishPolicy()
+	w.link("a", "b", true)
+	eventually(t, "b is back", holds("online", "1"))
 	w.grids["a"].adapter.Farewell(t.Context())
-	if !holds("offline", "0")() || b.holds(SelfState)[SelfState] != "offline" {
+	if !holds("offline", "0")() || b.holds(self)[self] != "offline" {
 		t.Error("no farewell")
+	}
+}
+
+// What tells about peers does not cross, wherever it is, and no peer can write there.
+func TestOwnTopics(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("#", "")), rulesOf(rule("#", "{1}"))))
+	r := newRules(w.grids["a"].dir.Now(), "up/")
+	for name, want := range map[string]int{"up/b/state": 0, "upper/x": 1, "$grid/b/state": 0, "x": 1} {
+		if got := len(r.exportsOf(name)); got != want {
+			t.Errorf("%s goes to %d peers, want %d", name, got, want)
+		}
+	}
+	w.grids["b"].adapter.rules.Store(newRules(w.grids["b"].dir.Now(), "up/"))
+	a, b := w.grids["a"].broker, w.grids["b"].broker
+	a.client("up/a/state", "a lie", 1, true)
+	a.client("x", "true", 1, false)
+	eventually(t, "another topic crosses", func() bool { return slices.Contains(b.got("#"), "x=true") })
+	w.quiet()
+	if got := b.got("up/#"); len(got) > 0 {
+		t.Errorf("a peer told about itself: %q", got)
 	}
 }
 

@@ -43,7 +43,7 @@ func (a *Adapter) Explain(name string) []federation.Hop {
 		a.explainReply(e, peer)
 		return e.Hops
 	}
-	exports := newRules(e.Now).exportsOf(name)
+	exports := newRules(e.Now, a.cfg.State).exportsOf(name)
 	if len(exports) == 0 {
 		a.explainNothing(e, name)
 	}
@@ -81,7 +81,7 @@ func (a *Adapter) explainNothing(e *federation.Explanation, name string) {
 				h.Problem, h.Remedy = "nothing crosses to "+p.Name+", which is "+string(p.State), "yggate peer approve "+p.Name
 			case !p.Policy.Allow[federation.MQTT]:
 				h.Problem, h.Remedy = "the policy of "+p.Name+" does not allow mqtt", "allow mqtt for "+p.Name+" in the configuration"
-			case newRules(e.Now).own[name]:
+			case newRules(e.Now, a.cfg.State).isOwn(name):
 				h.Problem, h.Remedy = "the gateway itself publishes this topic (availability): it tells about peers, and does not cross", ""
 			case strings.HasPrefix(name, gridLevel):
 				h.Problem = "what is below grid/ came from other grids, and is exported only by a filter that begins with grid/"

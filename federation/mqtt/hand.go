@@ -161,7 +161,7 @@ func (a *Adapter) admitted(r *peerRules, from *federation.Peer, it *lane.Item) (
 		ok = topic.CheckName(name) == nil
 	}
 	switch {
-	case !ok:
+	case !ok, a.rules.Load().isOwn(name): // the gateway alone tells who is there
 		return nil, "topic"
 	case env.has(flagState) && !i.Retain:
 		return nil, "not_retained"

@@ -15,8 +15,10 @@ import (
 type rules struct {
 	exports topic.Set[*export]
 	peers   map[federation.GridID]*peerRules
-	// own are topics that the adapter publishes here about peers: they do not cross.
-	own map[string]bool
+	// own are topics that the adapter publishes here about peers, beside those that
+	// begin with state: they do not cross.
+	own   map[string]bool
+	state string
 }
 
 // peerRules are those of one peer that is active and may use MQTT.
@@ -47,8 +49,8 @@ type imported struct {
 
 // newRules compiles the policies. A rule that makes no sense, which the configuration
 // would have refused, lets nothing cross.
-func newRules(now *federation.Snapshot) *rules {
-	r := &rules{peers: map[federation.GridID]*peerRules{}, own: map[string]bool{}}
+func newRules(now *federation.Snapshot, state string) *rules {
+	r := &rules{peers: map[federation.GridID]*peerRules{}, own: map[string]bool{}, state: state}
 	for _, p := range now.Peers() {
 		if p.State != federation.StateActive && p.State != federation.StatePaused || !p.Policy.Allow[federation.MQTT] {
 			continue
@@ -80,10 +82,13 @@ func newRules(now *federation.Snapshot) *rules {
 	return r
 }
 
+// isOwn says whether a topic is one that the adapter publishes about peers.
+func (r *rules) isOwn(name string) bool { return r.own[name] || strings.HasPrefix(name, r.state) }
+
 // exportsOf returns the rule of each peer that gets a topic. What is below "grid/" is
 // exported only by filters that say so.
 func (r *rules) exportsOf(name string) []*export {
-	if topic.Reserved(name) || r.own[name] {
+	if topic.Reserved(name) || r.isOwn(name) {
 		return nil
 	}
 	matching := r.exports.Match(name, nil)

@@ -7,21 +7,25 @@ import (
 	"github.com/yggate/yggate/federation/mqtt/session"
 )
 
-// Topics that hold, retained, whether a peer can be reached, and whether this gateway
-// runs. Brokers do not match them with # and +, and they never cross.
+// DefaultState is where topics are that hold, retained, whether a peer can be reached,
+// and whether this gateway runs. Brokers do not match what begins with $ by # and +.
+// None of it crosses, wherever it is.
+const DefaultState = "$grid/"
+
 const (
 	stateOnline  = "online"
 	stateOffline = "offline"
-	// SelfState is about this gateway. It is the session's will.
-	SelfState = "$grid/self/state"
 )
 
-// StateTopic is about the link to the peer of that name.
-func StateTopic(petname string) string { return "$grid/" + petname + "/state" }
+// stateTopic is about the link to the peer of that name.
+func (a *Adapter) stateTopic(petname string) string { return a.cfg.State + petname + "/state" }
 
-// Will is what the broker publishes when this gateway is gone without a word.
-func Will() *session.Message {
-	return &session.Message{Topic: SelfState, Payload: []byte(stateOffline), QoS: 1, Retain: true}
+// selfState is about this gateway.
+func (a *Adapter) selfState() string { return a.stateTopic("self") }
+
+// Will is what the broker is to publish when this gateway is gone without a word.
+func (a *Adapter) Will() *session.Message {
+	return &session.Message{Topic: a.selfState(), Payload: []byte(stateOffline), QoS: 1, Retain: true}
 }
 
 // tellSelf publishes that this gateway runs, whenever the broker has come up, until ctx
@@ -33,7 +37,7 @@ func (a *Adapter) tellSelf(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		a.publishState(ctx, SelfState, stateOnline)
+		a.publishState(ctx, a.selfState(), stateOnline)
 	}
 }
 
@@ -62,9 +66,24 @@ func (p *peer) state(ctx context.Context) {
 }
 
 func (p *peer) publish(ctx context.Context, r *peerRules, up bool) {
-	p.a.publishState(ctx, StateTopic(r.name), word(up, stateOnline, stateOffline))
+	p.a.publishState(ctx, p.a.stateTopic(r.name), word(up, stateOnline, stateOffline))
 	for _, t := range r.policy.Availability {
 		p.a.publishState(ctx, t.Topic, word(up, t.Online, t.Offline))
+	}
+}
+
+// tellGone says of what nothing more is told about that it cannot be reached: of peers
+// that were removed or may not use MQTT any more, and by topics that no rule names now.
+func (a *Adapter) tellGone(ctx context.Context, was, now *rules) {
+	for id, r := range was.peers {
+		if now.peers[id] == nil {
+			a.publishState(ctx, a.stateTopic(r.name), stateOffline)
+		}
+		for _, t := range r.policy.Availability {
+			if !now.own[t.Topic] {
+				a.publishState(ctx, t.Topic, t.Offline)
+			}
+		}
 	}
 }
 
@@ -86,9 +105,9 @@ func (a *Adapter) publishState(ctx context.Context, name, text string) {
 // returns when the broker has that or ctx is done.
 func (a *Adapter) Farewell(ctx context.Context) {
 	type topicText struct{ topic, text string }
-	all := []topicText{{SelfState, stateOffline}}
+	all := []topicText{{a.selfState(), stateOffline}}
 	for _, r := range a.rules.Load().peers {
-		all = append(all, topicText{StateTopic(r.name), stateOffline})
+		all = append(all, topicText{a.stateTopic(r.name), stateOffline})
 		for _, t := range r.policy.Availability {
 			all = append(all, topicText{t.Topic, t.Offline})
 		}

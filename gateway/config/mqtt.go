@@ -35,6 +35,9 @@ type MQTT struct {
 	Share string `yaml:"share"`
 	// MaxPacket bounds one packet of the broker's.
 	MaxPacket Size `yaml:"max_packet"`
+	// State is the beginning of the topics that tell whether peers can be reached. Once
+	// loaded it is there.
+	State string `yaml:"state"`
 	// Prefixes are announced to peers as where this grid's own topics are.
 	Prefixes []string `yaml:"prefixes"`
 }
@@ -89,7 +92,9 @@ const (
 	maxPrefixes = 64
 	maxRules    = 1000
 	// defaultImport is where what a peer sends is found.
-	defaultImport = "grid/{peer}/"
+	defaultImport = gridHome + "{peer}/"
+	gridHome      = "grid/"
+	defaultState  = "$grid/"
 	peerVariable  = "{peer}"
 )
 
@@ -126,6 +131,9 @@ func (m *MQTT) validate(r *reader) {
 	}
 	if m.MaxPacket != 0 && (m.MaxPacket < minPacket || m.MaxPacket > defaultMaxPacket) {
 		r.failAt("mqtt.max_packet", "must be between 4KiB and 960KiB")
+	}
+	if s := m.State; s != "" && !r.failed("mqtt.state") && (len(s) < 2 || len(s) > 256 || !strings.HasSuffix(s, "/") || s == gridHome || topic.CheckName(s) != nil) {
+		r.failAt("mqtt.state", "%.80q: write the beginning of topics that ends in /, without wildcards, other than %s, as in grid-state/", s, gridHome)
 	}
 	m.validatePrefixes(r)
 }
@@ -294,6 +302,9 @@ func (m *MQTT) complete(abs func(string) string) {
 	}
 	if m.MaxPacket == 0 {
 		m.MaxPacket = defaultMaxPacket
+	}
+	if m.State == "" {
+		m.State = defaultState
 	}
 }
 

@@ -17,7 +17,7 @@ func TestMQTTAlone(t *testing.T) {
 	if !slices.Equal(c.Protocols(), []federation.Protocol{federation.MQTT}) || len(c.Own()[federation.MQTT]) != 0 {
 		t.Errorf("protocols %v, own %v", c.Protocols(), c.Own())
 	}
-	if m := c.MQTT; m.Broker != "mqtt://127.0.0.1:1883" || m.Password != "secret" || m.Version != "auto" || m.MaxPacket != 960<<10 {
+	if m := c.MQTT; m.Broker != "mqtt://127.0.0.1:1883" || m.Password != "secret" || m.Version != "auto" || m.MaxPacket != 960<<10 || m.State != "$grid/" {
 		t.Errorf("%+v", m)
 	}
 	c = parse(t, "name: a\nmqtt: {broker: \"mqtts://[::1]\", ca: ca.pem, prefixes: [house/]}\n", nil)

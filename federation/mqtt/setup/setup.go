@@ -30,6 +30,8 @@ type Params struct {
 	Broker string
 	// User is as whom yggate comes; empty: the broker does not ask.
 	User string
+	// State is the beginning of the topics that tell where peers stand.
+	State string
 }
 
 // Port is that of the broker.
@@ -46,6 +48,7 @@ func (p Params) JID() (parts []string) {
 
 var (
 	fitBroker = regexp.MustCompile(`^mqtts?://[0-9A-Za-z.\-:\[\]]+:[0-9]{1,5}$`)
+	fitState  = regexp.MustCompile(`^[0-9A-Za-z._$/-]+/$`)
 	fitUser   = regexp.MustCompile(`^[0-9A-Za-z._@-]+$`)
 )
 
@@ -57,6 +60,9 @@ func (p Params) Validate() error {
 	}
 	if p.User != "" && !fitUser.MatchString(p.User) {
 		errs = append(errs, fmt.Errorf("user %.80q: want a name of the characters A-Z, a-z, 0-9, ., _, @ and - (mqtt.user)", p.User))
+	}
+	if !fitState.MatchString(p.State) {
+		errs = append(errs, fmt.Errorf("state %.80q: want the beginning of topics, of the characters A-Z, a-z, 0-9, ., _, $, - and / (mqtt.state)", p.State))
 	}
 	return errors.Join(errs...)
 }
@@ -77,6 +83,9 @@ func For(server string, p Params) (*guide.Guide, error) {
 	}
 	if jid := p.JID(); server == EjabberdMQTT && (jid[0] == "" || jid[1] == "") {
 		return nil, fmt.Errorf("set up %s: it knows its clients by address: set mqtt.user to one such as yggate@a.grid", server)
+	}
+	if server == EjabberdMQTT && p.State[0] == '$' {
+		return nil, fmt.Errorf("set up %s: it takes nothing that begins with $: set mqtt.state to another beginning, such as grid-state/", server)
 	}
 	return templates.Guide(server, p)
 }

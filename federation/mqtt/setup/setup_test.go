@@ -18,9 +18,9 @@ func TestGuides(t *testing.T) {
 		server, name string
 		p            Params
 	}{
-		{Mosquitto, "mosquitto", Params{Broker: "mqtt://127.0.0.1:1883", User: "yggate"}},
-		{Mosquitto, "mosquitto.open", Params{Broker: "mqtts://[::1]:8883"}},
-		{EjabberdMQTT, "ejabberd-mqtt", Params{Broker: "mqtts://a.grid:8883", User: "yggate@a.grid"}},
+		{Mosquitto, "mosquitto", Params{Broker: "mqtt://127.0.0.1:1883", State: "$grid/", User: "yggate"}},
+		{Mosquitto, "mosquitto.open", Params{Broker: "mqtts://[::1]:8883", State: "$grid/"}},
+		{EjabberdMQTT, "ejabberd-mqtt", Params{Broker: "mqtts://a.grid:8883", State: "grid-state/", User: "yggate@a.grid"}},
 	} {
 		g, err := For(c.server, c.p)
 		if err != nil {
@@ -68,11 +68,13 @@ func TestUnfitParameters(t *testing.T) {
 		want   string
 	}{
 		{Mosquitto, Params{}, "mqtt.broker"},
-		{Mosquitto, Params{Broker: "mqtt://127.0.0.1:1883\nuser x"}, "mqtt.broker"},
-		{Mosquitto, Params{Broker: "mqtt://127.0.0.1:1883", User: "a\ntopic #"}, "mqtt.user"},
-		{EjabberdMQTT, Params{Broker: "mqtt://127.0.0.1:1883", User: "yggate"}, "yggate@a.grid"},
-		{EjabberdMQTT, Params{Broker: "mqtt://127.0.0.1:1883"}, "yggate@a.grid"},
-		{"emqx", Params{Broker: "mqtt://127.0.0.1:1883"}, "mosquitto, ejabberd-mqtt"},
+		{Mosquitto, Params{Broker: "mqtt://127.0.0.1:1883\nuser x", State: "$grid/"}, "mqtt.broker"},
+		{Mosquitto, Params{Broker: "mqtt://127.0.0.1:1883", State: "$grid/", User: "a\ntopic #"}, "mqtt.user"},
+		{EjabberdMQTT, Params{Broker: "mqtt://127.0.0.1:1883", State: "$grid/", User: "yggate"}, "yggate@a.grid"},
+		{EjabberdMQTT, Params{Broker: "mqtt://127.0.0.1:1883", State: "$grid/"}, "yggate@a.grid"},
+		{EjabberdMQTT, Params{Broker: "mqtt://127.0.0.1:1883", State: "$grid/", User: "yggate@a.grid"}, "mqtt.state"},
+		{Mosquitto, Params{Broker: "mqtt://127.0.0.1:1883", State: "up\ntopic #/"}, "mqtt.state"},
+		{"emqx", Params{Broker: "mqtt://127.0.0.1:1883", State: "$grid/"}, "mosquitto, ejabberd-mqtt"},
 	} {
 		if _, err := For(c.server, c.p); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %+v: %v, want %q", c.server, c.p, err, c.want)
