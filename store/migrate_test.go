@@ -161,7 +161,7 @@ func checkFrozenMQTT(t *testing.T, s *Store) {
 	t.Helper()
 	want := &MQTTSession{
 		Life: []byte{1, 2}, Filters: []string{"home/+/temp"},
-		In:  []MQTTIn{{ID: 65535, Released: 7}},
+		In:  []MQTTIn{{ID: 65535, Released: 7, Turn: 88}},
 		Out: []MQTTOut{{ID: 8192, Key: []byte{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff}, Stage: 2, Turn: 77}},
 	}
 	if got, err := s.MQTTSession(t.Context(), "yggate-aaaa"); err != nil || !reflect.DeepEqual(got, want) {

@@ -19,6 +19,7 @@ type MQTTSession struct {
 type MQTTIn struct {
 	ID       uint16
 	Released uint32 // how often
+	Turn     uint64 // grows with each message; 0: none to speak of
 }
 
 // MQTTOut is a packet id of ours.
@@ -31,12 +32,12 @@ type MQTTOut struct {
 
 var (
 	mqttLife    = prepareRead(`SELECT life FROM mqtt_session WHERE session = ?`)
-	mqttIn      = prepareRead(`SELECT id, released FROM mqtt_in WHERE session = ? ORDER BY id`)
+	mqttIn      = prepareRead(`SELECT id, released, turn FROM mqtt_in WHERE session = ? ORDER BY id`)
 	mqttOut     = prepareRead(`SELECT id, key, stage, turn FROM mqtt_out WHERE session = ? ORDER BY id`)
 	mqttFilters = prepareRead(`SELECT filter FROM mqtt_filter WHERE session = ? ORDER BY filter`)
 
-	putMQTTIn = prepareWrite(`INSERT INTO mqtt_in (session, id, released) VALUES (?, ?, ?)
-		ON CONFLICT (session, id) DO UPDATE SET released = excluded.released`)
+	putMQTTIn = prepareWrite(`INSERT INTO mqtt_in (session, id, released, turn) VALUES (?, ?, ?, ?)
+		ON CONFLICT (session, id) DO UPDATE SET released = excluded.released, turn = excluded.turn`)
 	putMQTTOut = prepareWrite(`INSERT INTO mqtt_out (session, id, key, stage, turn) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (session, id) DO UPDATE SET key = excluded.key, stage = excluded.stage, turn = excluded.turn`)
 	cutMQTTOut = prepareWrite(`DELETE FROM mqtt_out WHERE session = ? AND id = ?`)
@@ -54,7 +55,9 @@ func (s *Store) MQTTSession(ctx context.Context, session string) (*MQTTSession, 
 		return nil, err
 	}
 	m.In, err = collectRead(ctx, s, mqttIn, func(row scanner) (r MQTTIn, err error) {
-		err = row.Scan(&r.ID, &r.Released)
+		var turn int64
+		err = row.Scan(&r.ID, &r.Released, &turn)
+		r.Turn = uint64(turn)
 		return r, err
 	}, session)
 	if err != nil {
@@ -78,7 +81,7 @@ func (s *Store) MQTTSession(ctx context.Context, session string) (*MQTTSession, 
 
 // PutMQTTIn inserts or replaces the row of a packet id of the broker's.
 func (s *Store) PutMQTTIn(tx *sql.Tx, session string, r MQTTIn) error {
-	_, err := s.in(tx, putMQTTIn).Exec(session, r.ID, r.Released)
+	_, err := s.in(tx, putMQTTIn).Exec(session, r.ID, r.Released, int64(r.Turn))
 	return err
 }
 

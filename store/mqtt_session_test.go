@@ -40,16 +40,16 @@ func TestMQTTSession(t *testing.T) {
 	}
 	expect("a", &MQTTSession{})
 	write(reset("a", "one"), reset("b", "two"),
-		in("a", MQTTIn{7, 1}), in("a", MQTTIn{7, 2}), in("b", MQTTIn{7, 9}),
+		in("a", MQTTIn{7, 1, 4}), in("a", MQTTIn{7, 2, 5}), in("b", MQTTIn{7, 9, 0}),
 		out("a", MQTTOut{9000, []byte("k"), 1, 5}), out("a", MQTTOut{9000, []byte("k2"), 2, 6}), out("a", MQTTOut{65535, []byte("z"), 1, 7}),
 		func(tx *sql.Tx) error { return AddMQTTFilter(tx, "a", "x/#") },
 		func(tx *sql.Tx) error { return AddMQTTFilter(tx, "a", "x/#") },
 		func(tx *sql.Tx) error { return AddMQTTFilter(tx, "a", "y") })
-	expect("a", &MQTTSession{Life: []byte("one"), In: []MQTTIn{{7, 2}},
+	expect("a", &MQTTSession{Life: []byte("one"), In: []MQTTIn{{7, 2, 5}},
 		Out: []MQTTOut{{9000, []byte("k2"), 2, 6}, {65535, []byte("z"), 1, 7}}, Filters: []string{"x/#", "y"}})
 	write(reset("a", "three"),
 		func(tx *sql.Tx) error { return s.CutMQTTOut(tx, "a", 9000) },
 		func(tx *sql.Tx) error { return CutMQTTFilter(tx, "a", "y") })
 	expect("a", &MQTTSession{Life: []byte("three"), Out: []MQTTOut{{65535, []byte("z"), 1, 7}}, Filters: []string{"x/#"}})
-	expect("b", &MQTTSession{Life: []byte("two"), In: []MQTTIn{{7, 9}}})
+	expect("b", &MQTTSession{Life: []byte("two"), In: []MQTTIn{{7, 9, 0}}})
 }

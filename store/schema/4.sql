@@ -6,11 +6,12 @@ CREATE TABLE mqtt_session (
 	life    BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The broker's packet ids: how often each was released.
+-- The broker's packet ids: how often each was released, and when last.
 CREATE TABLE mqtt_in (
 	session  TEXT NOT NULL,
 	id       INTEGER NOT NULL,
 	released INTEGER NOT NULL,
+	turn     INTEGER NOT NULL, -- grows with each message; 0: used again since
 	PRIMARY KEY (session, id)
 ) STRICT, WITHOUT ROWID;
 

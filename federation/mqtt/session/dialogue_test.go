@@ -22,7 +22,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{st: State{Life: []byte("earlier!"), In: map[uint16]uint32{}, Out: map[uint16]OutState{}}}
+	return &memory{st: State{Life: []byte("earlier!"), In: map[uint16]InState{}, Out: map[uint16]OutState{}}}
 }
 
 func (j *memory) Load(context.Context, string) (*State, error) { return &j.st, nil }
@@ -33,13 +33,13 @@ func (j *memory) Write(_ context.Context, _ string, changes []Change) error {
 	for _, c := range changes {
 		switch c.Op {
 		case PutIn:
-			j.st.In[c.ID] = c.Released
+			j.st.In[c.ID] = c.In
 		case PutOut:
 			j.st.Out[c.ID] = c.Out
 		case CutOut:
 			delete(j.st.Out, c.ID)
 		case Reset:
-			j.st.Life, j.st.In = c.Life, map[uint16]uint32{}
+			j.st.Life, j.st.In = c.Life, map[uint16]InState{}
 		}
 	}
 	return nil
@@ -51,11 +51,13 @@ func (j *memory) Write(_ context.Context, _ string, changes []Change) error {
 //	< PATTERN    read a packet: hexadecimal, ".." for any byte, "*" for the rest
 //	> BYTES      send them
 //	publish QOS KEY  have the session publish; done KEY waits for its end
+//	disk STATE   off: writes of the journal wait until it is on
 //	end          the session closes the connection
 //	close        close it
 type dialogue struct {
 	t     *testing.T
 	s     *Session
+	disk  *memory
 	conns chan net.Conn
 	conn  net.Conn
 	r     *bufio.Reader
@@ -69,11 +71,12 @@ func (d *dialogue) Down(error)                                            {}
 func (d *dialogue) SubscriptionFailed(string, error)                      {}
 
 func newDialogue(t *testing.T, cfg Config) *dialogue {
-	d := &dialogue{t: t, conns: make(chan net.Conn), done: map[string]chan error{}, got: make(chan *Message, 100)}
+	d := &dialogue{t: t, conns: make(chan net.Conn), done: map[string]chan error{}, got: make(chan *Message, 4096)}
 	cfg.Addr, cfg.ClientID, cfg.Handler, cfg.BackoffMin, cfg.BackoffMax = "broker:1883", "c", d, time.Millisecond, time.Millisecond
 	if cfg.Journal == nil {
 		cfg.Journal = newMemory()
 	}
+	d.disk = cfg.Journal.(*memory)
 	cfg.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ours, theirs := net.Pipe()
 		select {
@@ -142,6 +145,12 @@ func (d *dialogue) play(script string) {
 			case <-time.After(patience):
 				d.t.Fatalf("%s does not end", text)
 			}
+		case "disk":
+			if text == "off" {
+				d.disk.mu.Lock()
+			} else {
+				d.disk.mu.Unlock()
+			}
 		case "end":
 			if b, err := io.ReadAll(d.r); err != nil || len(b) > 0 {
 				d.t.Fatalf("got % x, %v; want the end", b, err)
@@ -189,9 +198,11 @@ func TestDialogues(t *testing.T) {
 		cfg    Config
 		script string
 	}{
-		"PUBREL for an unknown id":   {Config{}, resumed + "> 62 02 00 09\n< 70 03 00 09 92"},
-		"QoS 2 from the broker":      {Config{}, resumed + "> 34 06 00 01 74 00 07 00\n< 50 02 00 07\n> 62 02 00 07\n< 70 02 00 07\n> 62 02 00 07\n< 70 02 00 07"},
-		"repeat after reconnection":  {Config{}, resumed + "> 34 06 00 01 74 00 07 00\n< 50 02 00 07\nclose\n" + resumed + "> 3c 06 00 01 74 00 07 00\n< 50 02 00 07"},
+		"PUBREL for an unknown id":  {Config{}, resumed + "> 62 02 00 09\n< 70 03 00 09 92"},
+		"QoS 2 from the broker":     {Config{}, resumed + "> 34 06 00 01 74 00 07 00\n< 50 02 00 07\n> 62 02 00 07\n< 70 02 00 07\n> 62 02 00 07\n< 70 02 00 07"},
+		"repeat after reconnection": {Config{}, resumed + "> 34 06 00 01 74 00 07 00\n< 50 02 00 07\nclose\n" + resumed + "> 3c 06 00 01 74 00 07 00\n< 50 02 00 07"},
+		"PUBCOMP lost, release not on disk": {Config{}, resumed + "> 34 06 00 01 74 00 07 00\n< 50 02 00 07\ndisk off\n> 62 02 00 07\nclose\n" +
+			resumed + "> 62 02 00 07\n> 32 06 00 01 74 00 08 00\n< 40 02 00 08\ndisk on\n< 70 02 00 07"},
 		"same id for another":        {Config{}, resumed + "> 34 06 00 01 74 00 07 00\n< 50 02 00 07\n> 34 06 00 01 75 00 07 00\n< e0 01 82\nend"},
 		"PUBREL before PUBREC":       {Config{}, resumed + "> 62 02 00 07\n< 70 03 00 07 92\n> 40 02 00 07\n< e0 01 82\nend"},
 		"PUBACK for nothing":         {Config{}, resumed + "> 40 02 00 01\n< e0 01 82\nend"},
@@ -217,7 +228,7 @@ func TestDialogues(t *testing.T) {
 		"3.1.1 by code":     {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 03 00 84 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00\npublish 1 k\n< 32 05 00 01 74 00 01\n> 40 02 00 01\ndone k"},
 		"3.1.1 by its own":  {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 02 00 01\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
 		"3.1.1 by closing":  {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\nclose\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
-		"fresh session":     {Config{Journal: &memory{st: State{In: map[uint16]uint32{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
+		"fresh session":     {Config{Journal: &memory{st: State{In: map[uint16]InState{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

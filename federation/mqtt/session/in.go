@@ -12,24 +12,26 @@ const lifeLen = 8
 
 // incoming is the way from the broker. The session's lock holds it.
 type incoming struct {
-	life     []byte   // nil for a session that never was
-	released []uint32 // by packet id, how often
-	held     map[uint16]*arrival
-	mine     [8]byte // marks the UIDs at QoS 0 and 1 of this process
-	count    uint64
-
-	// What was released last, in this process: a broker that was killed may come
-	// up with an older state, and repeat what it has forgotten to have completed.
-	recent  map[uint16]uint64
-	recency []uint16
+	life  []byte    // nil for a session that never was
+	rows  []InState // by packet id, as the journal has them or will
+	turn  uint64    // that of the last release, and those of QoS 1 since
+	held  map[uint16]*arrival
+	mine  [8]byte // marks the UIDs at QoS 0 and 1 of this process
+	count uint64
+	// reuses: the broker does not use packet ids in turn. The row of id 0, which no
+	// packet has, keeps it in Released, and in Turn a turn not long ago.
+	reuses bool
 
 	unacked, bytes int
 	less           chan struct{} // closed and replaced when these fall
 }
 
-// recentMost is how many released ids are remembered. It must be far below the
-// number of packet ids, which the broker uses in turn.
+// recentMost is for how many messages a released id counts as recent. It must be far
+// below the number of packet ids, which a broker uses in turn.
 const recentMost = 2048
+
+// noteTurn is for how many messages at QoS 1 the turn is written once.
+const noteTurn = 256
 
 // arrival is a message of the broker's at QoS 1 or 2.
 type arrival struct {
@@ -48,26 +50,38 @@ type connIn struct {
 	// the PUBLISHes, in which they must be sent (MQTT 5 §4.6).
 	order1, order2 []*arrival
 	ids1           map[uint16]bool // of those at QoS 1
+	since          uint64          // incoming.turn when it began
 }
 
 func (in *incoming) load(st *State) {
-	*in = incoming{released: make([]uint32, allIDs+1), held: map[uint16]*arrival{}, recent: map[uint16]uint64{}, less: make(chan struct{})}
+	*in = incoming{rows: make([]InState, allIDs+1), held: map[uint16]*arrival{}, less: make(chan struct{})}
 	if len(st.Life) > 0 {
 		in.life = st.Life
 	}
-	for id, n := range st.In {
-		in.released[id] = n
+	for id, row := range st.In {
+		in.rows[id] = row
+		in.turn = max(in.turn, row.Turn)
 	}
+	in.reuses = in.rows[0].Released > 0
 	_, _ = rand.Read(in.mine[:]) // which never fails
 }
 
 // begin forgets all that was known of the broker's packet ids.
 func (in *incoming) begin(life []byte) {
 	in.life = life
-	clear(in.released)
+	in.reuses = false
+	clear(in.rows)
 	clear(in.held)
-	clear(in.recent)
-	in.recency = nil
+}
+
+// recent says whether an id was released so lately that the broker cannot have it
+// for another message: what comes with it is what was released, which the broker
+// has forgotten. mosquitto (2.0.11) does so when a connection ends before PUBREL is
+// repeated on it, with PUBREC; and any broker that was killed and has come up with
+// an older state.
+func (in *incoming) recent(id uint16) bool {
+	at := in.rows[id].Turn
+	return at > 0 && in.turn-at < recentMost && !in.reuses
 }
 
 // uid names a message at QoS 2. The hash keeps messages apart that a broker gives
@@ -160,11 +174,22 @@ func (s *Session) arrive1(c *conn, p *packet) error {
 		c.in.ids1 = map[uint16]bool{}
 	}
 	c.in.ids1[p.id] = true
+	s.turn1()
 	a := &arrival{m: p.message, id: p.id, size: p.message.size(), on: c}
 	a.m.UID = s.in.nextUID()
 	c.in.order1 = append(c.in.order1, a)
 	s.admitIn(a)
 	return nil
+}
+
+// turn1 counts a message at QoS 1, which takes an id of the broker's too, and is on
+// disk only now and then.
+func (s *Session) turn1() {
+	in := &s.in
+	if in.turn++; in.turn%noteTurn == 0 {
+		in.rows[0].Turn = in.turn
+		s.diary.lazily(Change{Op: PutIn, In: in.rows[0]})
+	}
 }
 
 // admitIn counts a message and has it handed on.
@@ -216,25 +241,43 @@ func (s *Session) arrive2(c *conn, p *packet) error {
 		}
 	}
 	a := &arrival{m: p.message, id: p.id, size: p.message.size(), hash: hash, on: c}
-	released := in.released[p.id]
-	if h, ok := in.recent[p.id]; ok && p.dup && h == hash {
-		released-- // what was completed already, by a broker that has forgotten it
-		in.released[p.id] = released
-		s.diary.lazily(Change{Op: PutIn, ID: p.id, Released: released})
-	}
-	delete(in.recent, p.id)
-	a.m.UID = in.uid(p.id, released, hash)
+	s.reopen(c, p)
+	a.m.UID = in.uid(p.id, in.rows[p.id].Released, hash)
 	in.held[p.id] = a
 	c.in.order2 = append(c.in.order2, a)
 	s.admitIn(a)
 	return nil
 }
 
+// reopen is for a PUBLISH with an id that was released. A repeat of what was released
+// is to have the same UID again; another message has another hash in any case.
+func (s *Session) reopen(c *conn, p *packet) {
+	in := &s.in
+	row := &in.rows[p.id]
+	if !in.recent(p.id) {
+		return
+	}
+	if !p.dup && row.Turn > c.in.since {
+		// It had PUBCOMP on this very connection: it is the broker's way. So a message
+		// with DUP may be a new one of which the first PUBLISH was lost.
+		in.reuses = true
+		in.rows[0].Released = 1
+		s.diary.add(nil, Change{Op: PutIn, In: in.rows[0]})
+		return
+	}
+	if row.Turn = 0; p.dup {
+		row.Released--
+	}
+	s.diary.add(nil, Change{Op: PutIn, ID: p.id, In: *row})
+}
+
 // bump counts a release of an id and waits until it is on disk, without the lock.
 func (s *Session) bump(c *conn, id uint16) error {
-	s.in.released[id]++
+	row := &s.in.rows[id]
+	row.Released++
+	row.Turn = 0
 	written := make(chan struct{})
-	s.diary.add(func() { close(written) }, Change{Op: PutIn, ID: id, Released: s.in.released[id]})
+	s.diary.add(func() { close(written) }, Change{Op: PutIn, ID: id, In: *row})
 	s.unlock()
 	defer s.mu.Lock()
 	select {
@@ -293,27 +336,33 @@ func (s *Session) release(c *conn, p *packet) error {
 	defer s.unlock()
 	in := &s.in
 	a := in.held[p.id]
-	if a == nil {
-		if _, ok := in.recent[p.id]; ok { // its PUBCOMP was lost
-			c.answer(typePubcomp, p.id, codeSuccess)
-			return nil
-		}
+	switch {
+	case a == nil && in.recent(p.id): // its PUBCOMP was lost
+		s.complete2(c, p.id, codeSuccess)
+		return nil
+	case a == nil:
 		// It may be of an earlier life of this process, which did not live to see it
 		// released.
 		s.releaseID(c, p.id, codeIDUnknown)
 		return nil
-	}
-	if !a.safe {
+	case !a.safe:
 		return breach(codeProtocol, "PUBREL for packet id %d before PUBREC", p.id)
 	}
 	delete(in.held, p.id)
-	in.remember(p.id, a.hash)
 	s.releaseID(c, p.id, codeSuccess)
 	return nil
 }
 
 func (s *Session) releaseID(c *conn, id uint16, code byte) {
-	s.in.released[id]++
+	s.in.turn++
+	row := &s.in.rows[id]
+	row.Released++
+	row.Turn = s.in.turn
+	s.complete2(c, id, code, Change{Op: PutIn, ID: id, In: *row})
+}
+
+// complete2 sends PUBCOMP when the release is on disk.
+func (s *Session) complete2(c *conn, id uint16, code byte, changes ...Change) {
 	s.diary.add(func() {
 		s.mu.Lock()
 		defer s.unlock()
@@ -321,18 +370,7 @@ func (s *Session) releaseID(c *conn, id uint16, code byte) {
 			return // it asks again
 		}
 		c.answer(typePubcomp, id, code)
-	}, Change{Op: PutIn, ID: id, Released: s.in.released[id]})
-}
-
-func (in *incoming) remember(id uint16, hash uint64) {
-	if _, ok := in.recent[id]; !ok {
-		in.recency = append(in.recency, id)
-	}
-	in.recent[id] = hash
-	for len(in.recency) > recentMost {
-		delete(in.recent, in.recency[0])
-		in.recency = in.recency[1:]
-	}
+	}, changes...)
 }
 
 // stir lets the gate look again.

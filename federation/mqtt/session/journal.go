@@ -19,12 +19,20 @@ type Key [16]byte
 type State struct {
 	// Life is what Reset last set; empty for a new session.
 	Life []byte
-	// In has, by packet id, how often the broker released the id.
-	In map[uint16]uint32
+	// In has, by packet id of the broker's, what became of it.
+	In map[uint16]InState
 	// Out has, by packet id, the message that last had it.
 	Out map[uint16]OutState
 	// Filters are the topic filters that the broker may have a subscription of.
 	Filters []string
+}
+
+// InState is of a packet id of the broker's.
+type InState struct {
+	Released uint32 // how often
+	// Turn grows with each message; it is of the last release, or 0 where the id
+	// was used again since.
+	Turn uint64
 }
 
 // OutState is of a packet id of ours.
@@ -47,12 +55,12 @@ const (
 
 // Change is one of what a Journal writes; which, Op says.
 type Change struct {
-	Op       Op
-	ID       uint16
-	Released uint32
-	Out      OutState
-	Filter   string
-	Life     []byte
+	Op     Op
+	ID     uint16
+	In     InState
+	Out    OutState
+	Filter string
+	Life   []byte
 }
 
 // Op is what a Change does.

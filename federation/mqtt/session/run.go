@@ -256,6 +256,7 @@ func (s *Session) up(c *conn, a *connack) {
 	s.mu.Lock()
 	defer s.unlock()
 	s.conn, s.since, s.last = c, time.Now(), nil
+	c.in.since = s.in.turn
 	s.info = Info{Version: c.enc.version, Resumed: a.present, MaxQoS: a.maxQoS, Retain: a.retain, Shared: a.shared,
 		MaxPacket: a.maxPacket, ReceiveMaximum: a.receiveMax, KeepAlive: c.keepAlive}
 	s.metrics.connected.Set(1)

@@ -4,13 +4,16 @@ package sessiontest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,6 +182,70 @@ func TestReceiverDies(t *testing.T) {
 				t.Logf("%d repeats were recognised", b.repeats)
 			})
 		}
+	}
+}
+
+// TestReceiverDiesTwice has the receiving process die before PUBCOMP, and then, in
+// its next life, right after CONNECT. mosquitto (2.0.11) forgets by that that it had
+// PUBREC, and repeats PUBLISH where PUBREL is due (against MQTT 5 §4.3.3): in the
+// third life the messages come again whose release is on disk. lives is how many
+// die before PUBCOMP; from the second on the process does not know the message.
+func TestReceiverDiesTwice(t *testing.T) {
+	m := broker(t, peertest.MosquittoConfig{})
+	for _, version := range []byte{session.V5, session.V311} {
+		for _, lives := range []int{1, 2} {
+			t.Run(fmt.Sprintf("version %d, %d before PUBCOMP", version, lives), func(t *testing.T) {
+				a, b := newClient(t, m, "a "+t.Name()), newClient(t, m, "b "+t.Name())
+				a.cfg.Version, b.cfg.Version = version, version
+				b.up()
+				b.subscribe("lane/#")
+				b.kill()
+				a.up()
+				const n = 5
+				(&lane{c: a, qos: 2, n: n, done: map[int]bool{}}).hand(t)
+				for range lives {
+					b.start(nth('>', pubcomp, 1))
+					died := b.life
+					b.await("death", func() bool { return died.dead.Load() })
+					b.kill()
+				}
+				var again atomic.Int32
+				dieAfterConnect(t, m, b.cfg)
+				b.start(func(dir byte, p []byte) bool {
+					if dir == '<' && p[0]>>4 == publish && string(p[len(p)-1:]) == "0" {
+						again.Add(1)
+					}
+					return false
+				})
+				a.publish("last", &session.Message{Topic: "lane/a", Payload: fmt.Append(nil, n), QoS: 2})
+				exactlyOnce(t, b, n+1)
+				b.kill()
+				if again.Load() != 1 {
+					t.Errorf("the broker repeated the first message %d times; this is no test of what is done about it", again.Load())
+				}
+			})
+		}
+	}
+}
+
+// dieAfterConnect is a life of which the broker sees CONNECT, and by then it is over.
+func dieAfterConnect(t *testing.T, m *peertest.Mosquitto, cfg session.Config) {
+	t.Helper()
+	if err := m.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := net.Dial("tcp", cfg.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := append([]byte{0, 4}, "MQTT"...)
+	if b = append(b, cfg.Version, 0, 0, 60); cfg.Version == session.V5 {
+		b = append(b, 5, 0x11, 0xff, 0xff, 0xff, 0xff) // the session expiry interval
+	}
+	b = append(binary.BigEndian.AppendUint16(b, uint16(len(cfg.ClientID))), cfg.ClientID...)
+	_, err = nc.Write(append([]byte{0x10, byte(len(b))}, b...))
+	if err = errors.Join(err, nc.Close(), m.Signal(syscall.SIGCONT)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -185,11 +185,12 @@ CREATE TABLE mqtt_session (
 	life    BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The broker's packet ids: how often each was released.
+-- The broker's packet ids: how often each was released, and when last.
 CREATE TABLE mqtt_in (
 	session  TEXT NOT NULL,
 	id       INTEGER NOT NULL,
 	released INTEGER NOT NULL,
+	turn     INTEGER NOT NULL, -- grows with each message; 0: used again since
 	PRIMARY KEY (session, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -237,7 +238,7 @@ INSERT INTO taken VALUES (1, x'bb12', 1795000000126);
 INSERT INTO dead VALUES (3, 'gridbbbb', 'chat', 1795000000, 5, 1, 1794000000000, 1795000000000, 1795000000127, 0, 'expired', 'away', x'aa00', 'alice@a.grid bob@b.grid', x'3c6d2f3e');
 INSERT INTO matrix_key VALUES ('bob.grid', 'gridbbbb', '{"ed25519:2":"bmV3"}', 1795000000000, 1795086400000, 1794990000000, '{"ed25519:1":"b2xk"}');
 INSERT INTO mqtt_session VALUES ('yggate-aaaa', x'0102');
-INSERT INTO mqtt_in VALUES ('yggate-aaaa', 65535, 7);
+INSERT INTO mqtt_in VALUES ('yggate-aaaa', 65535, 7, 88);
 INSERT INTO mqtt_out VALUES ('yggate-aaaa', 8192, x'00112233445566778899aabbccddeeff', 2, 77);
 INSERT INTO mqtt_filter VALUES ('yggate-aaaa', 'home/+/temp');
 INSERT INTO mqtt_retained VALUES ('gridbbbb', 'home/hall/temp', x'0a0b');

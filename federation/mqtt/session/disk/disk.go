@@ -22,9 +22,9 @@ func (j Journal) Load(ctx context.Context, name string) (*session.State, error) 
 		return nil, fmt.Errorf("read MQTT session %q: %w", name, err)
 	}
 	st := &session.State{Life: rows.Life, Filters: rows.Filters,
-		In: make(map[uint16]uint32, len(rows.In)), Out: make(map[uint16]session.OutState, len(rows.Out))}
+		In: make(map[uint16]session.InState, len(rows.In)), Out: make(map[uint16]session.OutState, len(rows.Out))}
 	for _, r := range rows.In {
-		st.In[r.ID] = r.Released
+		st.In[r.ID] = session.InState{Released: r.Released, Turn: r.Turn}
 	}
 	for _, r := range rows.Out {
 		if len(r.Key) != len(session.Key{}) {
@@ -54,7 +54,7 @@ func (j Journal) Write(ctx context.Context, name string, changes []session.Chang
 func (j Journal) write(tx *sql.Tx, name string, c *session.Change) error {
 	switch c.Op {
 	case session.PutIn:
-		return j.Store.PutMQTTIn(tx, name, store.MQTTIn{ID: c.ID, Released: c.Released})
+		return j.Store.PutMQTTIn(tx, name, store.MQTTIn{ID: c.ID, Released: c.In.Released, Turn: c.In.Turn})
 	case session.PutOut:
 		return j.Store.PutMQTTOut(tx, name, store.MQTTOut{ID: c.ID, Key: c.Out.Key[:], Stage: uint8(c.Out.Stage), Turn: c.Out.Turn})
 	case session.CutOut:
