@@ -58,6 +58,7 @@ type dialogue struct {
 	t     *testing.T
 	s     *Session
 	disk  *memory
+	off   bool // disk.mu is held
 	conns chan net.Conn
 	conn  net.Conn
 	r     *bufio.Reader
@@ -94,7 +95,9 @@ func newDialogue(t *testing.T, cfg Config) *dialogue {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = d.s.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
+		if cancel(); d.off {
+			d.disk.mu.Unlock()
+		}
 		if d.conn != nil {
 			d.conn.Close()
 		}
@@ -151,6 +154,7 @@ func (d *dialogue) play(script string) {
 			} else {
 				d.disk.mu.Unlock()
 			}
+			d.off = text == "off"
 		case "end":
 			if b, err := io.ReadAll(d.r); err != nil || len(b) > 0 {
 				d.t.Fatalf("got % x, %v; want the end", b, err)
