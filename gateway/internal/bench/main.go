@@ -2,7 +2,7 @@
 // without it, in one run and in alternating rounds, and prints ratios: this
 // machine's own speed, and whatever else it does, cancel out.
 //
-//	go run ./gateway/internal/bench [-strict] [-rounds N] [-messages N] [xmpp] [idle]
+//	go run ./gateway/internal/bench [-strict] [-rounds N] [-messages N] [xmpp] [mqtt] [idle]
 //
 // docs/benchmarks.md says how to read the figures.
 package main
@@ -61,14 +61,14 @@ func main() {
 }
 
 func run(ctx context.Context, o *options, which []string) error {
-	parts := map[string]func(context.Context, *options, string) error{"xmpp": benchXMPP, "idle": benchIdle}
+	parts := map[string]func(context.Context, *options, string) error{"xmpp": benchXMPP, "mqtt": benchMQTT, "idle": benchIdle}
 	if len(which) == 0 {
-		which = []string{"xmpp", "idle"}
+		which = []string{"xmpp", "mqtt", "idle"}
 	}
 	for _, name := range which {
 		part, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("%q is no benchmark: xmpp, idle", name)
+			return fmt.Errorf("%q is no benchmark: xmpp, mqtt, idle", name)
 		}
 		dir, err := os.MkdirTemp("", "yggate-bench-")
 		if err != nil {
