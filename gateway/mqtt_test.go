@@ -66,12 +66,7 @@ func addPeers(t *testing.T, g *peertest.Grid, mqtt string, names []string) {
 			text += "  " + name + ": {mqtt: " + mqtt + "}\n"
 		}
 	}
-	f, err := os.OpenFile(g.Gateway.Config, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteString(text)
-	check(t, errors.Join(err, f.Close()))
+	addText(t, g.Gateway.Config, text)
 }
 
 // client runs mosquitto_pub or mosquitto_sub with a grid's broker.
@@ -257,4 +252,15 @@ func TestMQTTRing(t *testing.T) {
 			t.Errorf("%s has %d messages, want %d: %v", g.Name, len(has), len(want), has)
 		}
 	}
+}
+
+// addText adds to the end of a file.
+func addText(t *testing.T, file, text string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString(text)
+	check(t, errors.Join(err, f.Close()))
 }

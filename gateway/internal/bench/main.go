@@ -2,7 +2,7 @@
 // without it, in one run and in alternating rounds, and prints ratios: this
 // machine's own speed, and whatever else it does, cancel out.
 //
-//	go run ./gateway/internal/bench [flags] [xmpp] [matrix] [bare] [idle]
+//	go run ./gateway/internal/bench [flags] [xmpp] [matrix] [bare] [mqtt] [idle]
 //
 // docs/benchmarks.md says how to read the figures.
 package main
@@ -68,14 +68,16 @@ func main() {
 }
 
 func run(ctx context.Context, o *options, which []string) error {
-	parts := map[string]func(context.Context, *options, string) error{"xmpp": benchXMPP, "matrix": benchMatrix, "bare": benchBare, "idle": benchIdle}
+	parts := map[string]func(context.Context, *options, string) error{
+		"xmpp": benchXMPP, "matrix": benchMatrix, "bare": benchBare, "mqtt": benchMQTT, "idle": benchIdle,
+	}
 	if len(which) == 0 {
-		which = []string{"xmpp", "matrix", "bare", "idle"}
+		which = []string{"xmpp", "matrix", "bare", "mqtt", "idle"}
 	}
 	for _, name := range which {
 		part, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("%q is no benchmark: xmpp, matrix, bare, idle", name)
+			return fmt.Errorf("%q is no benchmark: xmpp, matrix, bare, mqtt, idle", name)
 		}
 		dir, err := os.MkdirTemp(o.dir, "yggate-bench-")
 		if err != nil {

@@ -24,7 +24,7 @@ type site struct {
 	// serverAddr and gatewayAddr are where the two listen. Each is reached over a
 	// cable of its own.
 	serverAddr, gatewayAddr string
-	toServer, toGateway     *cable
+	toServer, toGateway     *peertest.Cable
 	state                   string // the gateway's state directory
 	disk                    *disk  // nil where it has none of its own
 	gateway                 *peertest.Gateway
@@ -88,10 +88,10 @@ func newSite(ctx context.Context, cfg siteConfig, t *tally, log *slog.Logger) (*
 // wire lays the cables between gateway and server.
 func (s *site) wire() (err error) {
 	front := func() string { return netip.AddrPortFrom(peertest.Loopback(), 5269).String() }
-	if s.toServer, err = newCable(front(), s.serverAddr); err != nil {
+	if s.toServer, err = peertest.NewCable(front(), s.serverAddr); err != nil {
 		return err
 	}
-	s.toGateway, err = newCable(front(), s.gatewayAddr)
+	s.toGateway, err = peertest.NewCable(front(), s.gatewayAddr)
 	return err
 }
 
@@ -258,7 +258,7 @@ func (s *site) stop() error {
 		errs = append(errs, s.server.halt(), s.checks.take(context.Background()))
 	}
 	errs = append(errs, s.checks.wait())
-	for _, c := range []*cable{s.toServer, s.toGateway} {
+	for _, c := range []*peertest.Cable{s.toServer, s.toGateway} {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}

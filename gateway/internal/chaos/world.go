@@ -21,7 +21,7 @@ const diskSize = 64 << 20
 //	stand-in a - yggate a - cable - yggate b - stand-in b
 type world struct {
 	a, b   *site
-	cable  *cable // between the gateways
+	cable  *peertest.Cable // between the gateways
 	ways   []*way
 	ledger *ledger
 	tally  tally
@@ -42,7 +42,7 @@ func newWorld(ctx context.Context, o options, dir string, log *slog.Logger) (w *
 		}
 	}
 	mesh, way := netip.AddrPortFrom(peertest.Loopback(), 9001), netip.AddrPortFrom(peertest.Loopback(), 9001)
-	if w.cable, err = newCable(way.String(), mesh.String()); err != nil {
+	if w.cable, err = peertest.NewCable(way.String(), mesh.String()); err != nil {
 		return w, err
 	}
 	site := func(name string, mesh ...string) (*site, error) {

@@ -30,9 +30,11 @@ type GridConfig struct {
 	// to the gateway's configuration under peer_defaults, indented by two.
 	MQTT       bool
 	MQTTConfig string
-	Domain     string
-	Dir        string
-	Netns      *Netns
+	// MQTTAddr is where the gateway is to reach the broker, if not where that listens.
+	MQTTAddr netip.AddrPort
+	Domain   string
+	Dir      string
+	Netns    *Netns
 	// ServerIP, GatewayIP and DNSIP are the addresses of server, gateway and
 	// DNS responder; unset ones are taken from 127/8. Hosts mode, in which the
 	// peer domains must be known beforehand, has no responder.
@@ -91,7 +93,10 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 			"--matrix-proxy", netip.AddrPortFrom(cfg.GatewayIP, 8118).String())
 	}
 	if cfg.MQTT {
-		flags = append(flags, "--mqtt", "mqtt://"+netip.AddrPortFrom(cfg.ServerIP, 1883).String())
+		if !cfg.MQTTAddr.IsValid() {
+			cfg.MQTTAddr = netip.AddrPortFrom(cfg.ServerIP, 1883)
+		}
+		flags = append(flags, "--mqtt", "mqtt://"+cfg.MQTTAddr.String())
 	}
 	if err := g.Gateway.Init(ctx, append(flags, cfg.Mesh...)...); err != nil {
 		return nil, err

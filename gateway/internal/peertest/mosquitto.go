@@ -33,6 +33,9 @@ type MosquittoConfig struct {
 	// NoPersistence keeps sessions and retained messages in memory alone.
 	// Otherwise all is written to disk after each change, as far as mosquitto does.
 	NoPersistence bool
+	// Quiet writes no line to the log for each packet, which costs a broker more than
+	// the packet.
+	Quiet bool
 	// Lines are added to the configuration, such as "max_inflight_messages 5".
 	Lines []string
 	// Netns is the namespace to run in; nil is that of this process.
@@ -64,6 +67,15 @@ func NewMosquitto(cfg MosquittoConfig) (*Mosquitto, error) {
 	return m, m.Configure(cfg)
 }
 
+// BridgeLines are those of a bridge that gives what matches filter to another broker,
+// with prefix before its topic, as one writes them who wants it to lose nothing.
+func BridgeLines(to netip.AddrPort, filter, prefix string) []string {
+	return []string{
+		"connection far", "address " + to.String(), fmt.Sprintf(`topic %s out 2 "" %s`, filter, prefix), "bridge_protocol_version mqttv50",
+		"cleansession false", "notifications false", "restart_timeout 1", "keepalive_interval 5",
+	}
+}
+
 // Config is how the broker is configured.
 func (m *Mosquitto) Config() MosquittoConfig { return m.cfg }
 
@@ -85,7 +97,11 @@ func (m *Mosquitto) configure() error {
 		return err
 	}
 	// As root it would become the user mosquitto, who may not enter Dir.
-	lines := []string{"user root", "log_dest file " + m.LogFile(), "log_type all", "connection_messages true",
+	logged := "all"
+	if m.cfg.Quiet {
+		logged = "error"
+	}
+	lines := []string{"user root", "log_dest file " + m.LogFile(), "log_type " + logged, "connection_messages true",
 		fmt.Sprintf("allow_anonymous %v", len(m.cfg.Users) == 0)}
 	if !m.cfg.NoPersistence {
 		lines = append(lines, "persistence true", "persistence_location "+filepath.Join(m.cfg.Dir, "data")+"/",

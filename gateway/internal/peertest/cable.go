@@ -1,4 +1,4 @@
-package main
+package peertest
 
 import (
 	"context"
@@ -8,11 +8,12 @@ import (
 	"sync"
 )
 
-// cable is a TCP forwarder between two programs. It can be cut, and stalled as a
+// Cable is a TCP forwarder between two programs. It can be cut, and stalled as a
 // line is on which packets get lost and nobody says so.
-type cable struct {
+type Cable struct {
 	listener net.Listener
 	to       string
+	watch    func() (there, back func([]byte))
 	work     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -21,22 +22,30 @@ type cable struct {
 	flow  chan struct{} // closed while bytes flow
 }
 
-// newCable forwards from one address to another until Close.
-func newCable(from, to string) (*cable, error) {
+// NewCable forwards from one address to another until Close.
+func NewCable(from, to string) (*Cable, error) {
+	return NewWatchedCable(from, to, func() (there, back func([]byte)) {
+		return func([]byte) {}, func([]byte) {}
+	})
+}
+
+// NewWatchedCable is NewCable, and asks watch at each connection for what is to see
+// its bytes, each way, before they go on.
+func NewWatchedCable(from, to string, watch func() (there, back func([]byte))) (*Cable, error) {
 	l, err := net.Listen("tcp", from)
 	if err != nil {
 		return nil, fmt.Errorf("lay a cable: %w", err)
 	}
-	c := &cable{listener: l, to: to, conns: map[net.Conn]struct{}{}, flow: make(chan struct{})}
+	c := &Cable{listener: l, to: to, watch: watch, conns: map[net.Conn]struct{}{}, flow: make(chan struct{})}
 	close(c.flow)
 	c.work.Go(c.accept)
 	return c, nil
 }
 
 // Addr is where the cable begins.
-func (c *cable) Addr() string { return c.listener.Addr().String() }
+func (c *Cable) Addr() string { return c.listener.Addr().String() }
 
-func (c *cable) accept() {
+func (c *Cable) accept() {
 	for {
 		conn, err := c.listener.Accept()
 		if err != nil {
@@ -46,7 +55,7 @@ func (c *cable) accept() {
 	}
 }
 
-func (c *cable) forward(near net.Conn) {
+func (c *Cable) forward(near net.Conn) {
 	defer near.Close()
 	if !c.enter(near) {
 		return
@@ -65,17 +74,20 @@ func (c *cable) forward(near net.Conn) {
 	defer end()
 	defer context.AfterFunc(ctx, func() { near.Close(); far.Close() })()
 	var both sync.WaitGroup
-	for _, pair := range [][2]net.Conn{{near, far}, {far, near}} {
-		both.Go(func() {
-			defer end()
-			c.copy(ctx, pair[0], pair[1])
-		})
-	}
+	there, back := c.watch()
+	both.Go(func() {
+		defer end()
+		c.copy(ctx, far, near, there)
+	})
+	both.Go(func() {
+		defer end()
+		c.copy(ctx, near, far, back)
+	})
 	both.Wait()
 }
 
 // copy carries bytes one way until either end is closed.
-func (c *cable) copy(ctx context.Context, to, from net.Conn) {
+func (c *Cable) copy(ctx context.Context, to, from net.Conn, watch func([]byte)) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
@@ -85,6 +97,7 @@ func (c *cable) copy(ctx context.Context, to, from net.Conn) {
 			case <-ctx.Done():
 				return
 			}
+			watch(buf[:n])
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
@@ -95,13 +108,13 @@ func (c *cable) copy(ctx context.Context, to, from net.Conn) {
 	}
 }
 
-func (c *cable) flowing() <-chan struct{} {
+func (c *Cable) flowing() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.flow
 }
 
-func (c *cable) enter(conn net.Conn) bool {
+func (c *Cable) enter(conn net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut {
@@ -111,24 +124,25 @@ func (c *cable) enter(conn net.Conn) bool {
 	return true
 }
 
-func (c *cable) leave(conn net.Conn) {
+func (c *Cable) leave(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.conns, conn)
 }
 
-// Cut ends every connection and lets none begin.
-func (c *cable) Cut() {
+// Cut resets every connection (RST) and lets none begin.
+func (c *Cable) Cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut = true
 	for conn := range c.conns {
+		_ = conn.(*net.TCPConn).SetLinger(0) // fails on one that is closed already
 		conn.Close()
 	}
 }
 
 // Stall keeps the connections and carries nothing.
-func (c *cable) Stall() {
+func (c *Cable) Stall() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
@@ -139,7 +153,7 @@ func (c *cable) Stall() {
 }
 
 // Mend ends a cut or a stall.
-func (c *cable) Mend() {
+func (c *Cable) Mend() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut = false
@@ -151,7 +165,7 @@ func (c *cable) Mend() {
 }
 
 // Close takes the cable away.
-func (c *cable) Close() error {
+func (c *Cable) Close() error {
 	err := c.listener.Close()
 	c.Cut()
 	c.work.Wait()

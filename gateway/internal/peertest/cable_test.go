@@ -1,4 +1,4 @@
-package main
+package peertest
 
 import (
 	"errors"
@@ -32,7 +32,7 @@ func echo(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func dial(t *testing.T, c *cable) net.Conn {
+func dial(t *testing.T, c *Cable) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", c.listener.Addr().String())
 	if err != nil {
@@ -56,7 +56,7 @@ func ask(conn net.Conn, within time.Duration) error {
 
 func TestCable(t *testing.T) {
 	const patience = 20 * time.Second
-	c, err := newCable("127.0.0.1:0", echo(t))
+	c, err := NewCable("127.0.0.1:0", echo(t))
 	if err != nil {
 		t.Fatal(err)
 	}
