@@ -81,7 +81,7 @@ type RunningFlow struct {
 	// publishing is done when the last one is acknowledged.
 	publishing sync.WaitGroup
 
-	held map[uint16]bool // packet ids between PUBREC and PUBREL, of the subscriber alone
+	held map[uint16]tapKey // by packet id, what is between PUBREC and PUBREL; of the subscriber alone
 
 	mu      sync.Mutex
 	topics  []flowTopic
@@ -104,7 +104,7 @@ func (f MQTTFlow) Start(ctx context.Context) (*RunningFlow, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &RunningFlow{
 		flow: f, cancel: cancel, stop: make(chan struct{}), ready: make(chan struct{}), changed: make(chan struct{}),
-		held: map[uint16]bool{}, topics: make([]flowTopic, f.Topics), waiting: make([]flowing, f.Topics),
+		held: map[uint16]tapKey{}, topics: make([]flowTopic, f.Topics), waiting: make([]flowing, f.Topics),
 	}
 	for i := range r.topics {
 		r.topics[i].count = map[uint64]int{}
@@ -263,8 +263,7 @@ func (r *RunningFlow) acknowledged(p *packets.ControlPacket) error {
 	return nil
 }
 
-// subscriber serves a connection with the far broker. Of the ids that are between
-// PUBREC and PUBREL it needs to know no more than its own session does.
+// subscriber serves a connection with the far broker.
 func (r *RunningFlow) subscriber(w *mqttWire) error {
 	if err := w.subscribe(1, r.flow.Prefix+r.flow.Topic+"/#", r.flow.QoS); err != nil {
 		return err
@@ -300,18 +299,24 @@ func (r *RunningFlow) subscriber(w *mqttWire) error {
 }
 
 func (r *RunningFlow) take(w *mqttWire, c *packets.Publish) error {
-	switch {
-	case c.QoS != r.flow.QoS:
+	if c.QoS != r.flow.QoS {
 		return &flowError{fmt.Errorf("%s arrived at QoS %d, want %d", c.Topic, c.QoS, r.flow.QoS)}
-	case c.QoS == 0:
-		return r.got(c)
-	case c.QoS == 1:
-		return errors.Join(r.got(c), w.send(packets.PUBACK, c.PacketID))
-	case r.held[c.PacketID]:
-		return w.send(packets.PUBREC, c.PacketID)
 	}
-	r.held[c.PacketID] = true
-	return errors.Join(r.got(c), w.send(packets.PUBREC, c.PacketID))
+	switch c.QoS {
+	case 0:
+		return r.got(c)
+	case 1:
+		return errors.Join(r.got(c), w.send(packets.PUBACK, c.PacketID))
+	}
+	// A broker that was killed may use an id again that it never released.
+	_, number, _ := flowNumber(c)
+	if k := (tapKey{c.Topic, number}); r.held[c.PacketID] != k {
+		if err := r.got(c); err != nil {
+			return err
+		}
+		r.held[c.PacketID] = k
+	}
+	return w.send(packets.PUBREC, c.PacketID)
 }
 
 // got counts a message.

@@ -18,13 +18,14 @@ func flowMessage(topic string, number uint64, id uint16) *packets.Publish {
 }
 
 func tapOf() *MQTTTap {
-	return &MQTTTap{taken: map[tapKey]int{}, ways: [2]tapWay{{}, {}}}
+	return &MQTTTap{taken: map[tapKey]int{}, sessions: map[string]*tapWays{"gateway": {{}, {}}}}
 }
 
 // pass shows a tap a message and its whole acknowledgement, cut anywhere.
 func pass(t *testing.T, tap *MQTTTap, way int, m *packets.Publish, kinds ...byte) {
 	t.Helper()
-	there, back := tap.reader(way), tap.reader(1-way)
+	w := tap.sessions["gateway"]
+	there, back := tap.reader(&w, way), tap.reader(&w, 1-way)
 	for i, kind := range append([]byte{packets.PUBLISH}, kinds...) {
 		p := m.ToControlPacket()
 		if i > 0 {

@@ -14,10 +14,13 @@ import (
 type MQTTTap struct {
 	*Cable
 
-	mu    sync.Mutex
-	ways  [2]tapWay // to the broker, from the broker
-	taken map[tapKey]int
+	mu       sync.Mutex
+	sessions map[string]*tapWays // by client id
+	taken    map[tapKey]int
 }
+
+// tapWays is what is under way in a session: to the broker, from the broker.
+type tapWays [2]tapWay
 
 type tapKey struct {
 	topic  string
@@ -34,10 +37,10 @@ type tapped struct {
 
 // NewMQTTTap listens at from for a client and forwards to its broker.
 func NewMQTTTap(from, broker string) (*MQTTTap, error) {
-	t := &MQTTTap{taken: map[tapKey]int{}, ways: [2]tapWay{{}, {}}}
+	t := &MQTTTap{taken: map[tapKey]int{}, sessions: map[string]*tapWays{}}
 	var err error
 	t.Cable, err = NewWatchedCable(from, broker, func() (there, back func([]byte)) {
-		return t.reader(0), t.reader(1)
+		return t.readers()
 	})
 	return t, err
 }
@@ -49,8 +52,14 @@ func (t *MQTTTap) passed(k tapKey) int {
 	return t.taken[k]
 }
 
+// readers are those of both ways of a connection.
+func (t *MQTTTap) readers() (there, back func([]byte)) {
+	w := new(*tapWays) // once CONNECT has named the session
+	return t.reader(w, 0), t.reader(w, 1)
+}
+
 // reader cuts what passes one way of a connection into packets.
-func (t *MQTTTap) reader(way int) func([]byte) {
+func (t *MQTTTap) reader(w **tapWays, way int) func([]byte) {
 	var rest []byte
 	return func(b []byte) {
 		rest = append(rest, b...)
@@ -60,7 +69,7 @@ func (t *MQTTTap) reader(way int) func([]byte) {
 				return
 			}
 			if p, err := packets.ReadPacket(bytes.NewReader(rest[:n])); err == nil {
-				t.see(way, p)
+				t.see(w, way, p)
 			}
 			rest = rest[n:]
 		}
@@ -82,10 +91,19 @@ func wholePacket(b []byte) int {
 // see counts a message when the side it goes to answers PUBLISH with PUBACK or
 // PUBREC: from then on it is answerable for it. The same packet id before PUBREL
 // has come is the same message.
-func (t *MQTTTap) see(way int, p *packets.ControlPacket) {
+func (t *MQTTTap) see(w **tapWays, way int, p *packets.ControlPacket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	there, back := t.ways[way], t.ways[1-way]
+	if c, ok := p.Content.(*packets.Connect); ok {
+		if t.sessions[c.ClientID] == nil {
+			t.sessions[c.ClientID] = &tapWays{{}, {}}
+		}
+		*w = t.sessions[c.ClientID]
+	}
+	if *w == nil {
+		return
+	}
+	there, back := (*w)[way], (*w)[1-way]
 	switch c := p.Content.(type) {
 	case *packets.Connack:
 		if !c.SessionPresent {
