@@ -434,7 +434,9 @@ func TestStalledAnswersBlockNoOther(t *testing.T) {
 			}
 			n := grown()
 			t.Logf("memory grew by %d MiB, the sender's included", n>>20)
-			if n > growthLimit+int64(want)*peerFrame {
+			// What may be on its way is a window of each; twice that with the
+			// garbage that both ends make of it.
+			if n > growthLimit+2*int64(want)*clientWindow {
 				t.Errorf("memory grew by %d MiB", n>>20)
 			}
 		})
@@ -530,7 +532,8 @@ func TestGivenUpRequestsDoNotPileUp(t *testing.T) {
 		if n := runtime.NumGoroutine() - before; n > 4*places.most {
 			t.Fatalf("%d goroutines more", n)
 		}
-		if n := places.h2.InFlight(); n > places.most {
+		// One that is being opened may count twice for a moment.
+		if n := places.h2.InFlight(); n > places.most+1 {
 			t.Fatalf("%d streams in flight, %d granted", n, places.most)
 		}
 	}
