@@ -23,15 +23,17 @@ install: ## install what `make build` built under $(DESTDIR)$(PREFIX)
 	@test -x bin/yggate || { echo "bin/yggate is not there: run make build first" >&2; exit 1; }
 	install -D -m 755 bin/yggate $(DESTDIR)$(PREFIX)/bin/yggate
 
-check: $(STATICCHECK) ## gofmt, vet, staticcheck and the tests that take no servers
+check: lint ## lint, and the tests that take no servers
+	go test -parallel 8 ./... # they wait more than they work
+
+lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	@dirty=$$(gofmt -l $$(find . -name "*.go" -not -path "./.*")); test -z "$$dirty" || { printf 'not as gofmt writes it:\n%s\n' "$$dirty" >&2; exit 1; }
 	go vet ./...
 	go vet -tags integration ./...
 	$(STATICCHECK) -tags integration ./...
-	go test -parallel 8 ./... # they wait more than they work
 
-test: deps ## install what is missing, then every test there is and the demo; CI runs this
-	$(MAKE) check
+# What runs with the race detector is not run once more without it.
+test: deps lint ## install what is missing, then every test there is and the demo; CI runs this
 	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./...
 	DEMO_ONCE=1 $(MAKE) demo
 
@@ -78,4 +80,4 @@ $(DENDRITE): tools/dendrite/go.mod tools/dendrite/go.sum
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: build install check test race sim chaos fuzz bench demo deps help
+.PHONY: build install check lint test race sim chaos fuzz bench demo deps help
