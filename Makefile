@@ -32,8 +32,10 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	go vet -tags integration ./...
 	$(STATICCHECK) -tags integration ./...
 
-# What runs with the race detector is not run once more without it.
+# What runs with the race detector is not run once more without it, but for where
+# that leaves something out.
 test: deps lint ## install what is missing, then every test there is and the demo; CI runs this
+	go test -parallel 8 -count=1 ./store ./transports/ygg
 	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./...
 	DEMO_ONCE=1 $(MAKE) demo
 
