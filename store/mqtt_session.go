@@ -36,10 +36,10 @@ var (
 	mqttOut     = prepareRead(`SELECT id, key, stage, turn FROM mqtt_out WHERE session = ? ORDER BY id`)
 	mqttFilters = prepareRead(`SELECT filter FROM mqtt_filter WHERE session = ? ORDER BY filter`)
 
-	putMQTTIn = prepareWrite(`INSERT INTO mqtt_in (session, id, released, turn) VALUES (?, ?, ?, ?)
-		ON CONFLICT (session, id) DO UPDATE SET released = excluded.released, turn = excluded.turn`)
-	putMQTTOut = prepareWrite(`INSERT INTO mqtt_out (session, id, key, stage, turn) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (session, id) DO UPDATE SET key = excluded.key, stage = excluded.stage, turn = excluded.turn`)
+	putMQTTIn = prepareInsert(`mqtt_in`, `session, id, released, turn`,
+		` ON CONFLICT (session, id) DO UPDATE SET released = excluded.released, turn = excluded.turn`)
+	putMQTTOut = prepareInsert(`mqtt_out`, `session, id, key, stage, turn`,
+		` ON CONFLICT (session, id) DO UPDATE SET key = excluded.key, stage = excluded.stage, turn = excluded.turn`)
 	cutMQTTOut = prepareWrite(`DELETE FROM mqtt_out WHERE session = ? AND id = ?`)
 )
 
@@ -79,16 +79,18 @@ func (s *Store) MQTTSession(ctx context.Context, session string) (*MQTTSession, 
 	return m, err
 }
 
-// PutMQTTIn inserts or replaces the row of a packet id of the broker's.
-func (s *Store) PutMQTTIn(tx *sql.Tx, session string, r MQTTIn) error {
-	_, err := s.in(tx, putMQTTIn).Exec(session, r.ID, r.Released, int64(r.Turn))
-	return err
+// PutMQTTIn inserts or replaces, in order, rows of packet ids of the broker's.
+func (s *Store) PutMQTTIn(tx *sql.Tx, session string, rows ...MQTTIn) error {
+	return s.insert(tx, putMQTTIn, len(rows), func(values []any, i int) []any {
+		return append(values, session, int64(rows[i].ID), int64(rows[i].Released), int64(rows[i].Turn))
+	})
 }
 
-// PutMQTTOut inserts or replaces the row of a packet id of ours.
-func (s *Store) PutMQTTOut(tx *sql.Tx, session string, r MQTTOut) error {
-	_, err := s.in(tx, putMQTTOut).Exec(session, r.ID, r.Key, r.Stage, int64(r.Turn))
-	return err
+// PutMQTTOut inserts or replaces, in order, rows of packet ids of ours.
+func (s *Store) PutMQTTOut(tx *sql.Tx, session string, rows ...MQTTOut) error {
+	return s.insert(tx, putMQTTOut, len(rows), func(values []any, i int) []any {
+		return append(values, session, int64(rows[i].ID), rows[i].Key, int64(rows[i].Stage), int64(rows[i].Turn))
+	})
 }
 
 // CutMQTTOut deletes the row of a packet id of ours, if there is one.

@@ -21,6 +21,7 @@ package mqtt
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -99,8 +100,9 @@ type Adapter struct {
 	info      atomic.Pointer[session.Info]
 	connected atomic.Bool
 	cameUp    chan struct{} // has a token when it has come up
-	// seen has, by its origin, which of the ways of a message was the first.
-	seen *recent[string]
+	// seen has, by its origin, a hash of the way by which a message came first.
+	seen *recent[[originLen]byte, uint64]
+	way  maphash.Seed
 
 	mu    sync.Mutex
 	peers map[federation.GridID]*peer
@@ -133,7 +135,7 @@ func New(cfg Config) (*Adapter, error) {
 	}
 	cfg.Log = cfg.Log.With("proto", string(federation.MQTT))
 	a := &Adapter{
-		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), seen: newRecent[string](seenMessages), cameUp: make(chan struct{}, 1),
+		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), seen: newRecent[[originLen]byte, uint64](seenMessages), way: maphash.MakeSeed(), cameUp: make(chan struct{}, 1),
 		peers: map[federation.GridID]*peer{},
 	}
 	a.rules.Store(newRules(cfg.Directory.Now(), cfg.State))

@@ -100,7 +100,7 @@ func TestTraceOf(t *testing.T) {
 }
 
 func TestRecent(t *testing.T) {
-	r := newRecent[int](10)
+	r := newRecent[string, int](10)
 	for i := range 1000 {
 		r.put(strings.Repeat("x", i), i)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"time"
 
@@ -179,8 +180,8 @@ func (a *Adapter) admitted(r *peerRules, from *federation.Peer, it *lane.Item) (
 // isFirst says whether an item is the first of a message that may come by several
 // ways. One that is handed again is.
 func (a *Adapter) isFirst(origin []byte, from *federation.Peer, it *lane.Item) bool {
-	way := keyOf(from, it)
-	return a.seen.first(string(origin), way) == way
+	way := maphash.String(a.way, keyOf(from, it))
+	return a.seen.first(originKey(origin), way) == way
 }
 
 // finish adds to a message what it has of its way: less time, a response topic that

@@ -88,7 +88,19 @@ func originOf(self federation.GridID, m *session.Message) []byte {
 	h.Write([]byte(self))
 	h.Write([]byte{0})
 	h.Write(m.UID)
-	return h.Sum(nil)[:16]
+	return h.Sum(nil)[:originLen]
+}
+
+// originLen is the length of the origins that gateways make.
+const originLen = 16
+
+// originKey is what an origin is remembered as.
+func originKey(origin []byte) [originLen]byte {
+	if len(origin) != originLen {
+		sum := sha256.Sum256(origin)
+		origin = sum[:originLen]
+	}
+	return [originLen]byte(origin)
 }
 
 // nested counts how many grids a topic below gridLevel says it came through, and
@@ -109,36 +121,36 @@ func nested(name string) (last string, n int) {
 
 // recent remembers the last keys of many, each for as long as it takes for as many
 // others to come, and at most twice as long. It is bounded.
-type recent[V any] struct {
+type recent[K comparable, V any] struct {
 	mu       sync.Mutex
 	size     int
-	now, was map[string]V
+	now, was map[K]V
 }
 
-func newRecent[V any](size int) *recent[V] {
-	return &recent[V]{size: size, now: map[string]V{}}
+func newRecent[K comparable, V any](size int) *recent[K, V] {
+	return &recent[K, V]{size: size, now: map[K]V{}}
 }
 
-func (r *recent[V]) put(key string, v V) {
+func (r *recent[K, V]) put(key K, v V) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.set(key, v)
 }
 
-func (r *recent[V]) set(key string, v V) {
+func (r *recent[K, V]) set(key K, v V) {
 	if len(r.now) >= r.size {
-		r.was, r.now = r.now, make(map[string]V, r.size)
+		r.was, r.now = r.now, make(map[K]V)
 	}
 	r.now[key] = v
 }
 
-func (r *recent[V]) get(key string) (V, bool) {
+func (r *recent[K, V]) get(key K) (V, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.find(key)
 }
 
-func (r *recent[V]) find(key string) (V, bool) {
+func (r *recent[K, V]) find(key K) (V, bool) {
 	v, ok := r.now[key]
 	if !ok {
 		v, ok = r.was[key]
@@ -147,7 +159,7 @@ func (r *recent[V]) find(key string) (V, bool) {
 }
 
 // first returns what key has, which is v if it had nothing.
-func (r *recent[V]) first(key string, v V) V {
+func (r *recent[K, V]) first(key K, v V) V {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if had, ok := r.find(key); ok {

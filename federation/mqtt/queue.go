@@ -38,7 +38,7 @@ type peer struct {
 	a  *Adapter
 	id federation.GridID
 	// asked has the response topics that the peer was told of, and when.
-	asked *recent[time.Time]
+	asked *recent[string, time.Time]
 	pace  *pace
 
 	mu     sync.Mutex
@@ -90,7 +90,7 @@ func (q *pending) take() []*outgoing {
 func newPeer(a *Adapter, id federation.GridID) *peer {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
 	return &peer{
-		a: a, id: id, asked: newRecent[time.Time](remembered), pace: newPace(), end: make(chan struct{}),
+		a: a, id: id, asked: newRecent[string, time.Time](remembered), pace: newPace(), end: make(chan struct{}),
 		wake: token(), wakeup: token(), comparing: token(), stating: token(), importing: token(),
 	}
 }

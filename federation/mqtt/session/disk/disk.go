@@ -38,10 +38,15 @@ func (j Journal) Load(ctx context.Context, name string) (*session.State, error) 
 // Write writes changes in one transaction.
 func (j Journal) Write(ctx context.Context, name string, changes []session.Change) error {
 	err := j.Store.Write(ctx, func(tx *sql.Tx) error {
-		for i := range changes {
-			if err := j.write(tx, name, &changes[i]); err != nil {
+		for rest := changes; len(rest) > 0; {
+			n := 1
+			for n < len(rest) && rest[n].Op == rest[0].Op {
+				n++
+			}
+			if err := j.write(tx, name, rest[:n]); err != nil {
 				return err
 			}
+			rest = rest[n:]
 		}
 		return nil
 	})
@@ -51,12 +56,34 @@ func (j Journal) Write(ctx context.Context, name string, changes []session.Chang
 	return nil
 }
 
-func (j Journal) write(tx *sql.Tx, name string, c *session.Change) error {
-	switch c.Op {
+// write writes changes of one kind. Those that come with each message go together.
+func (j Journal) write(tx *sql.Tx, name string, changes []session.Change) error {
+	switch changes[0].Op {
 	case session.PutIn:
-		return j.Store.PutMQTTIn(tx, name, store.MQTTIn{ID: c.ID, Released: c.In.Released, Turn: c.In.Turn})
+		rows := make([]store.MQTTIn, len(changes))
+		for i := range changes {
+			c := &changes[i]
+			rows[i] = store.MQTTIn{ID: c.ID, Released: c.In.Released, Turn: c.In.Turn}
+		}
+		return j.Store.PutMQTTIn(tx, name, rows...)
 	case session.PutOut:
-		return j.Store.PutMQTTOut(tx, name, store.MQTTOut{ID: c.ID, Key: c.Out.Key[:], Stage: uint8(c.Out.Stage), Turn: c.Out.Turn})
+		rows := make([]store.MQTTOut, len(changes))
+		for i := range changes {
+			c := &changes[i]
+			rows[i] = store.MQTTOut{ID: c.ID, Key: c.Out.Key[:], Stage: uint8(c.Out.Stage), Turn: c.Out.Turn}
+		}
+		return j.Store.PutMQTTOut(tx, name, rows...)
+	}
+	for i := range changes {
+		if err := j.writeOne(tx, name, &changes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j Journal) writeOne(tx *sql.Tx, name string, c *session.Change) error {
+	switch c.Op {
 	case session.CutOut:
 		return j.Store.CutMQTTOut(tx, name, c.ID)
 	case session.AddFilter:
