@@ -7,12 +7,20 @@ import (
 	"time"
 )
 
-// takenChunk is how many ids one query looks up; shorter ones are filled with NULL,
-// which is equal to nothing.
-const takenChunk = 32
+// takenChunk is how many ids one query looks up, and takenFew how many where there
+// are no more; shorter ones are filled with NULL, which is equal to nothing.
+const (
+	takenChunk = 32
+	takenFew   = 4
+)
+
+func prepareKnown(n int) readStmt {
+	return prepareRead(`SELECT mid FROM taken WHERE in_lane = ? AND mid IN (?` + strings.Repeat(`, ?`, n-1) + `)`)
+}
 
 var (
-	knownTaken = prepareRead(`SELECT mid FROM taken WHERE in_lane = ? AND mid IN (?` + strings.Repeat(`, ?`, takenChunk-1) + `)`)
+	knownTaken    = prepareKnown(takenChunk)
+	knownTakenFew = prepareKnown(takenFew)
 
 	addTaken   = prepareInsert(`taken`, `in_lane, mid, at`, ` ON CONFLICT DO NOTHING`)
 	purgeTaken = prepareWrite(`DELETE FROM taken WHERE (in_lane, mid) IN
@@ -29,13 +37,19 @@ func (s *Store) AddTaken(tx *sql.Tx, lane int64, ids [][]byte, at time.Time) err
 // KnownTaken says for each id whether it was taken on a lane.
 func (s *Store) KnownTaken(ctx context.Context, lane int64, ids [][]byte) ([]bool, error) {
 	known := make(map[string]bool)
-	for i := 0; i < len(ids); i += takenChunk {
-		args := make([]any, 1+takenChunk)
+	for rest := ids; len(rest) > 0; {
+		query, n := knownTaken, takenChunk
+		if len(rest) <= takenFew {
+			query, n = knownTakenFew, takenFew
+		}
+		args := make([]any, 1+n)
 		args[0] = lane
-		for j, id := range ids[i:min(i+takenChunk, len(ids))] {
+		n = min(n, len(rest))
+		for j, id := range rest[:n] {
 			args[1+j] = blob(id)
 		}
-		mids, err := collectRead(ctx, s, knownTaken, func(row scanner) (mid []byte, err error) {
+		rest = rest[n:]
+		mids, err := collectRead(ctx, s, query, func(row scanner) (mid []byte, err error) {
 			err = row.Scan(&mid)
 			return mid, err
 		}, args...)

@@ -127,22 +127,22 @@ func (g *gateway) linkChanged(e link.Event) {
 }
 
 // Hand implements lane.Recipient: the local server takes everything, at its pace.
-func (g *gateway) Hand(ctx context.Context, _ *federation.Peer, items []lane.Item) (int, error) {
-	if g.pace > 0 {
-		select {
-		case <-time.After(g.pace):
-			items = items[:1]
-		case <-ctx.Done():
-			return 0, ctx.Err()
+func (g *gateway) Hand(ctx context.Context, _ *federation.Peer, items []lane.Item, done func(int, error)) {
+	for i := range items {
+		if g.pace > 0 {
+			select {
+			case <-time.After(g.pace):
+			case <-ctx.Done():
+				done(i, ctx.Err())
+				return
+			}
 		}
-	}
-	if g.got != nil {
-		for i := range items {
+		if g.got != nil {
 			g.got(&items[i])
 		}
+		g.count.Add(1)
 	}
-	g.count.Add(int64(len(items)))
-	return len(items), nil
+	done(len(items), nil)
 }
 
 // GiveBack implements lane.Recipient. Nothing comes back in a benchmark.

@@ -125,22 +125,8 @@ func newReader(src io.Reader, limit int) *reader {
 // io.EOF when the stream ends between two messages.
 func (r *reader) next(v any) error {
 	for {
-		if pending := r.buf[r.start:r.end]; len(pending) > 0 {
-			rest, err := decMode.UnmarshalFirst(pending, v)
-			if err == nil {
-				r.start = r.end - len(rest)
-				r.looks = 0
-				return nil
-			}
-			if !errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("decode message: %w", err)
-			}
-			if len(pending) >= r.max {
-				return fmt.Errorf("decode message: %w of %d bytes", errTooLarge, r.max)
-			}
-			if r.looks++; r.looks > maxPieces {
-				return fmt.Errorf("decode message: came in more than %d pieces", maxPieces)
-			}
+		if ok, err := r.buffered(v); ok || err != nil {
+			return err
 		}
 		if err := r.fill(); err != nil {
 			if errors.Is(err, io.EOF) && r.start < r.end {
@@ -149,6 +135,30 @@ func (r *reader) next(v any) error {
 			return err
 		}
 	}
+}
+
+// buffered is next for a message that has been read whole; false: it has not.
+func (r *reader) buffered(v any) (bool, error) {
+	pending := r.buf[r.start:r.end]
+	if len(pending) == 0 {
+		return false, nil
+	}
+	rest, err := decMode.UnmarshalFirst(pending, v)
+	if err == nil {
+		r.start = r.end - len(rest)
+		r.looks = 0
+		return true, nil
+	}
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, fmt.Errorf("decode message: %w", err)
+	}
+	if len(pending) >= r.max {
+		return false, fmt.Errorf("decode message: %w of %d bytes", errTooLarge, r.max)
+	}
+	if r.looks++; r.looks > maxPieces {
+		return false, fmt.Errorf("decode message: came in more than %d pieces", maxPieces)
+	}
+	return false, nil
 }
 
 // fill reads once, making room first.

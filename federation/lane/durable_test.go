@@ -18,6 +18,8 @@ import (
 // hall is a Recipient: it writes down what the local server would get.
 type hall struct {
 	hand func(ctx context.Context, items []Item) (int, error) // nil: take all
+	// later, if not nil, is given each call and calls done when it likes.
+	later func(items []Item, done func(int, error))
 
 	mu    sync.Mutex
 	got   []string
@@ -26,7 +28,15 @@ type hall struct {
 	whys  []error
 }
 
-func (h *hall) Hand(ctx context.Context, _ *federation.Peer, items []Item) (n int, err error) {
+func (h *hall) Hand(ctx context.Context, _ *federation.Peer, items []Item, done func(int, error)) {
+	if h.later != nil {
+		h.later(items, done)
+		return
+	}
+	done(h.take(ctx, items))
+}
+
+func (h *hall) take(ctx context.Context, items []Item) (n int, err error) {
 	n = len(items)
 	if h.hand != nil {
 		n, err = h.hand(ctx, items)

@@ -13,6 +13,9 @@ const (
 	// What a Recipient is handed at once.
 	handItems = 64
 	handBytes = 64 << 10
+	// handAhead is with how many items of a conversation a Recipient may be called
+	// again before it is done with them.
+	handAhead = 512
 	// After a failure a conversation waits, twice as long each time.
 	handMin = 100 * time.Millisecond
 	handMax = 5 * time.Second
@@ -23,7 +26,23 @@ const (
 type conv struct {
 	key   string
 	kind  federation.Protocol
-	queue []*inItem
+	queue []*inItem // not settled
+	given int       // of them, from the first, that are with the Recipient
+	calls []*call   // of Hand, which have those, in order
+	// failed is why a call has failed. The others under way are waited for, and what
+	// is not settled is handed again.
+	failed error
+	moved  bool // items were settled since the worker last looked
+	// wake has a token when there is more to hand, or a call has ended.
+	wake chan struct{}
+}
+
+// call is one call of Hand.
+type call struct {
+	items   int
+	ended   bool
+	settled int
+	err     error
 }
 
 // enqueue puts an item behind those of its conversation. It needs l.mu.
@@ -32,11 +51,12 @@ func (l *inLane) enqueue(it *inItem) {
 	key := string(kind) + " " + it.Conv
 	c := l.convs[key]
 	if c == nil {
-		c = &conv{key: key, kind: kind}
+		c = &conv{key: key, kind: kind, wake: make(chan struct{}, 1)}
 		l.convs[key] = c
 		l.work(c)
 	}
 	c.queue = append(c.queue, it)
+	signal(c.wake)
 	l.held++
 	l.bytes += it.Size()
 }
@@ -61,23 +81,26 @@ func (l *inLane) work(c *conv) {
 // is left or ctx is done.
 func (l *inLane) hand(ctx context.Context, c *conv) {
 	wait := handMin
-	for {
-		items := l.front(c)
-		if len(items) == 0 {
+	for ctx.Err() == nil {
+		if items, call := l.front(c); call != nil {
+			l.give(ctx, c.kind, items, func(settled int, err error) { l.ended(c, call, settled, err) })
+			continue
+		}
+		over, moved, err := l.stand(c)
+		if over {
 			return
 		}
-		n, err := l.give(ctx, c, items)
-		l.settled(c, n)
-		if n > 0 {
+		if moved {
 			wait = handMin
 		}
 		if err == nil {
+			select {
+			case <-c.wake:
+			case <-ctx.Done():
+			}
 			continue
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		l.log().Info("the local server does not take items now; they wait", "proto", string(c.kind), "waiting", len(items), "err", err)
+		l.log().Info("the local server does not take items now; they wait", "proto", string(c.kind), "err", err)
 		if !pause(ctx, wait/2+rand.N(wait/2)) {
 			return
 		}
@@ -85,18 +108,17 @@ func (l *inLane) hand(ctx context.Context, c *conv) {
 	}
 }
 
-// front copies the first items of a conversation; the last one to see it empty
-// ends it.
-func (l *inLane) front(c *conv) []Item {
+// front copies the first items of a conversation that are not with the Recipient, for
+// a call; nil if there are none or they are not to be handed now.
+func (l *inLane) front(c *conv) ([]Item, *call) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(c.queue) == 0 {
-		delete(l.convs, c.key)
-		return nil
+	if c.failed != nil || c.given >= handAhead {
+		return nil, nil
 	}
 	var items []Item
 	bytes := 0
-	for _, it := range c.queue {
+	for _, it := range c.queue[c.given:] {
 		if len(items) == handItems || len(items) > 0 && bytes+len(it.Body) > handBytes {
 			break
 		}
@@ -105,39 +127,85 @@ func (l *inLane) front(c *conv) []Item {
 			ID: it.ID, Kind: c.kind, Conv: it.Conv, At: it.At, Expires: it.Expires, Source: l.source(it.Pos), Body: it.Body,
 		})
 	}
-	return items
+	if len(items) == 0 {
+		return nil, nil
+	}
+	call := &call{items: len(items)}
+	c.calls = append(c.calls, call)
+	c.given += len(items)
+	return items, call
 }
 
-var errPaused = errors.New("the peer is paused")
+// stand says how a conversation stands for which there is no call to make: that it is
+// over, that items were settled since this was last asked, and why the items are to be
+// handed again after a pause.
+func (l *inLane) stand(c *conv) (over, moved bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	moved, c.moved = c.moved, false
+	if len(c.calls) > 0 {
+		return false, moved, nil
+	}
+	if err, c.failed = c.failed, nil; err != nil {
+		c.given = 0
+		return false, moved, err
+	}
+	if len(c.queue) > 0 {
+		return false, moved, nil
+	}
+	delete(l.convs, c.key)
+	return true, moved, nil
+}
+
+var (
+	errPaused = errors.New("the peer is paused")
+	errSome   = errors.New("it took only some")
+)
 
 // give hands items to their Recipient. What came from a peer that has been
 // blocked or removed since is not delivered any more.
-func (l *inLane) give(ctx context.Context, c *conv, items []Item) (settled int, err error) {
-	to := l.d.cfg.Recipients[c.kind]
+func (l *inLane) give(ctx context.Context, kind federation.Protocol, items []Item, done func(settled int, err error)) {
+	to := l.d.cfg.Recipients[kind]
 	peer := l.d.cfg.Directory.Now().Peer(l.key.peer)
 	switch {
 	case to == nil, peer == nil, peer.State == federation.StateBlocked, peer.State == federation.StateRemoved:
-		l.log().Warn("items dropped: their peer or their kind is not served any more", "proto", string(c.kind), "count", len(items))
+		l.log().Warn("items dropped: their peer or their kind is not served any more", "proto", string(kind), "count", len(items))
 		l.d.metrics.discarded.Add(float64(len(items)))
-		return len(items), nil
+		done(len(items), nil)
 	case peer.State != federation.StateActive:
-		return 0, errPaused
+		done(0, errPaused)
+	default:
+		to.Hand(ctx, peer, items, done)
 	}
-	return to.Hand(ctx, peer, items)
 }
 
-// settled takes the first n items of a conversation for done.
+// ended takes note of the end of a call. What calls behind one that failed have
+// settled is handed again with the rest, since it comes behind it.
+func (l *inLane) ended(c *conv, done *call, settled int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	done.ended, done.settled, done.err = true, settled, err
+	for len(c.calls) > 0 && c.calls[0].ended {
+		first := c.calls[0]
+		c.calls = c.calls[1:]
+		if c.failed != nil {
+			continue
+		}
+		l.settled(c, first.settled)
+		if c.failed = first.err; c.failed == nil && first.settled < first.items {
+			c.failed = errSome
+		}
+	}
+	signal(c.wake)
+}
+
+// settled takes the first n items of a conversation for done. It needs l.mu.
 func (l *inLane) settled(c *conv, n int) {
 	if n == 0 {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, it := range c.queue[:n] {
 		it.settled = true
-		if it.fresh {
-			l.open--
-		}
 		if it.Row != 0 {
 			l.gone = append(l.gone, it.Row)
 		}
@@ -146,6 +214,8 @@ func (l *inLane) settled(c *conv, n int) {
 	}
 	clear(c.queue[:n])
 	c.queue = c.queue[n:]
+	c.given -= n
+	c.moved = true
 	l.makeRoom()
 	signal(l.toCommit)
 }

@@ -21,8 +21,8 @@ const (
 	// commitPause is the least time between two commits of a lane from a peer.
 	// Nobody waits for them but the peer's outbox.
 	commitPause = 10 * time.Millisecond
-	// settlePause is how long a commit waits for the local server to take what is
-	// new, since what it has taken needs no place in the inbox.
+	// settlePause is how long the commit of an item waits for the local server to take
+	// it, since what it has taken needs no place in the inbox.
 	settlePause = 20 * time.Millisecond
 	// takenFor is how long the ids of items are remembered (rule 6 of journal).
 	takenFor = 24 * time.Hour
@@ -43,7 +43,6 @@ type inLane struct {
 	rules journal.In   // as taken
 	fresh []*inItem    // taken since the last commit, in order
 	size  int64        // of them
-	open  int          // of them, not settled
 	gone  []int64      // rows of the inbox that the local server has taken
 	ids   map[string]bool
 	convs map[string]*conv
@@ -58,8 +57,9 @@ type inLane struct {
 // inItem is one item on its way to the local server.
 type inItem struct {
 	store.InItem
-	settled bool // the local server has it
-	fresh   bool // it is among inLane.fresh
+	settled bool        // the local server has it
+	before  journal.Pos // where the lane stood when it was taken
+	came    time.Time
 }
 
 func newInLane(ctx context.Context, d *Durable, key laneKey, row store.InLane) (*inLane, error) {
@@ -96,13 +96,13 @@ func (l *inLane) run(ctx context.Context) error {
 		select {
 		case <-l.toCommit:
 		case <-ctx.Done():
-			if err := l.commit(context.WithoutCancel(ctx)); err != nil {
+			if err := l.commit(context.WithoutCancel(ctx), true); err != nil {
 				l.log().Error("what was taken last is not on disk; the peer sends it again", "err", err)
 			}
 			return nil
 		}
 		l.settle(ctx)
-		if err := l.commit(ctx); err != nil && ctx.Err() == nil {
+		if err := l.commit(ctx, false); err != nil && ctx.Err() == nil {
 			l.d.metrics.storeFailed.Inc()
 			l.log().Error("the store does not take what came; the peer keeps it", "err", err)
 			pause(ctx, retryPause)
@@ -113,26 +113,43 @@ func (l *inLane) run(ctx context.Context) error {
 	}
 }
 
-// settle gives the local server a moment to take what is new.
+// settle waits until there is something to write: the local server gets a moment to
+// take what is new.
 func (l *inLane) settle(ctx context.Context) {
-	timer := time.NewTimer(settlePause)
-	defer timer.Stop()
-	for l.unsettled() {
-		select {
-		case <-l.toCommit: // something was taken or settled
-		case <-timer.C:
-			return
-		case <-ctx.Done():
+	for {
+		l.mu.Lock()
+		n, next := l.ripe()
+		wait := n == 0 && len(l.fresh) > 0 && len(l.gone) == 0
+		l.mu.Unlock()
+		if !wait {
 			return
 		}
+		timer := time.NewTimer(next)
+		select {
+		case <-l.toCommit: // something was taken or settled, or a stream has begun
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
 	}
 }
 
-// unsettled says whether a commit now would have to use the inbox.
-func (l *inLane) unsettled() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.open > 0 && len(l.begun) == 0 // else a stream waits for it
+// ripe says how many of fresh, from the first, are to be written now, and in what time
+// the one behind them will have to be. It needs l.mu.
+func (l *inLane) ripe() (n int, next time.Duration) {
+	if len(l.begun) > 0 { // a stream waits for all of it
+		return len(l.fresh), 0
+	}
+	late := time.Now().Add(-settlePause)
+	for n < len(l.fresh) && (l.fresh[n].settled || !l.fresh[n].came.After(late)) {
+		n++
+	}
+	if n < len(l.fresh) {
+		next = l.fresh[n].came.Sub(late)
+	}
+	return n, next
 }
 
 // intake is what one commit writes.
@@ -149,31 +166,20 @@ func (in *intake) empty(now store.InLane) bool {
 	return len(in.gone) == 0 && len(in.begun) == 0 && in.row == now
 }
 
-// commit writes where the lane stands and acknowledges that to the peer.
-func (l *inLane) commit(ctx context.Context) error {
+// commit writes where the lane stands, up to the first item that the local server
+// may take in a moment unless it is to be all, and acknowledges that to the peer.
+func (l *inLane) commit(ctx context.Context, all bool) error {
 	l.mu.Lock()
-	in := intake{row: l.row, gone: l.gone, begun: l.begun, fresh: l.fresh}
-	in.row.Cursor, in.row.Seen = store.Pos(l.rules.Cursor), l.rules.Seen
-	for _, it := range l.fresh {
-		it.fresh = false
-		if !it.settled {
-			in.store = append(in.store, it)
-		}
-		if len(it.ID) > 0 {
-			in.ids = append(in.ids, it.ID)
-		}
-	}
+	in := l.gather(all)
 	empty := in.empty(l.row)
-	size := l.size
-	l.fresh, l.gone, l.begun, l.size, l.open = nil, nil, nil, 0, 0
 	l.mu.Unlock()
 	if empty {
 		return nil
 	}
-	row, stored, err := l.write(ctx, &in)
+	row, stored, err := l.write(ctx, in)
 	l.mu.Lock()
 	if err != nil {
-		l.restore(&in, size)
+		l.restore(in)
 		l.mu.Unlock()
 		for _, done := range in.begun {
 			done <- err
@@ -189,7 +195,7 @@ func (l *inLane) commit(ctx context.Context) error {
 	for _, id := range in.ids {
 		delete(l.ids, string(id))
 	}
-	acks, more := l.acks, len(l.gone) > 0
+	acks, more := l.acks, len(l.gone) > 0 || len(l.fresh) > 0
 	l.makeRoom()
 	l.mu.Unlock()
 	if acks != nil {
@@ -204,17 +210,39 @@ func (l *inLane) commit(ctx context.Context) error {
 	return nil
 }
 
-// restore takes back what could not be written. It needs l.mu.
-func (l *inLane) restore(in *intake, size int64) {
+// gather takes what is to be written now. It needs l.mu.
+func (l *inLane) gather(all bool) *intake {
+	n, _ := l.ripe()
+	if all {
+		n = len(l.fresh)
+	}
+	in := &intake{row: l.row, gone: l.gone, begun: l.begun, fresh: l.fresh[:n:n]}
+	l.gone, l.begun, l.fresh = nil, nil, l.fresh[n:]
+	in.row.Cursor, in.row.Seen = store.Pos(l.rules.Cursor), l.rules.Seen
+	if len(l.fresh) > 0 {
+		in.row.Cursor = store.Pos(l.fresh[0].before)
+	} else {
+		l.fresh = nil
+	}
 	for _, it := range in.fresh {
-		it.fresh = true
+		l.size -= it.Size()
 		if !it.settled {
-			l.open++
+			in.store = append(in.store, it)
+		}
+		if len(it.ID) > 0 {
+			in.ids = append(in.ids, it.ID)
 		}
 	}
+	return in
+}
+
+// restore takes back what could not be written. It needs l.mu.
+func (l *inLane) restore(in *intake) {
 	l.fresh = append(in.fresh, l.fresh...)
 	l.gone = append(in.gone, l.gone...)
-	l.size += size
+	for _, it := range in.fresh {
+		l.size += it.Size()
+	}
 }
 
 func (l *inLane) write(ctx context.Context, in *intake) (row store.InLane, stored []store.InItem, err error) {

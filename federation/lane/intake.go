@@ -129,50 +129,73 @@ func (l *inLane) leave(acks *ackSlot) {
 	}
 }
 
+// takeFrames is how many frames are looked at together.
+const takeFrames = 64
+
 // receive takes items until the stream ends between two of them.
 func (l *inLane) receive(ctx context.Context, peer *federation.Peer, r *reader) error {
 	budget := l.d.budget(peer)
 	count := l.d.metrics.lane(peer.Name, l.key.name)
-	var batch uint64
+	frames := make([]frame, 0, takeFrames)
 	for {
-		f := frame{}
-		if err := r.next(&f); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return fmt.Errorf("read items: %w", err)
-		}
-		if err := f.check(); err != nil {
-			return err
-		}
-		if r.reads != batch {
-			batch = r.reads
+		var end error
+		frames, end = arrived(r, frames[:0])
+		if len(frames) > 0 {
 			if peer = l.d.cfg.Directory.Now().Peer(l.key.peer); peer == nil || peer.State != federation.StateActive {
 				return federation.ErrPeerNotActive
 			}
+			known, err := l.known(ctx, frames)
+			if err != nil {
+				return err
+			}
+			for i := range frames {
+				if err := budget.wait(ctx, &peer.Policy.Limits, len(frames[i].Body)); err != nil {
+					return err
+				}
+				if err := l.waitRoom(ctx); err != nil {
+					return err
+				}
+				if err := l.take(&frames[i], known[i]); err != nil {
+					return err
+				}
+				count.in.Inc()
+				count.bytesIn.Add(float64(len(frames[i].Body)))
+			}
+			clear(frames) // of their bodies
 		}
-		if err := budget.wait(ctx, &peer.Policy.Limits, len(f.Body)); err != nil {
-			return err
+		switch {
+		case errors.Is(end, io.EOF):
+			return nil
+		case end != nil:
+			return fmt.Errorf("read items: %w", end)
 		}
-		if err := l.waitRoom(ctx); err != nil {
-			return err
-		}
-		if err := l.take(ctx, &f); err != nil {
-			return err
-		}
-		count.in.Inc()
-		count.bytesIn.Add(float64(len(f.Body)))
 	}
 }
 
-// take applies the rules to one frame, and lets the local server have its item.
-func (l *inLane) take(ctx context.Context, f *frame) error {
-	known, err := l.known(ctx, f.ID)
-	if err != nil {
-		return err
+// arrived appends the next frame, and those that have come with it, to frames. An
+// error is about the frame behind them.
+func arrived(r *reader, frames []frame) ([]frame, error) {
+	var f frame
+	err := r.next(&f)
+	for more := err == nil; more && err == nil; {
+		if err = f.check(); err != nil {
+			break
+		}
+		if frames = append(frames, f); len(frames) == takeFrames {
+			break
+		}
+		f = frame{}
+		more, err = r.buffered(&f)
 	}
+	return frames, err
+}
+
+// take applies the rules to one frame, and lets the local server have its item.
+// known says that an item of its id was taken before.
+func (l *inLane) take(f *frame, known bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	before := l.rules.Cursor
 	take, err := l.rules.Accept(journal.Frame{
 		Pos:  journal.Pos{Epoch: f.Epoch, Seq: f.Seq},
 		Prev: journal.Pos{Epoch: f.PrevEpoch, Seq: f.PrevSeq},
@@ -184,34 +207,49 @@ func (l *inLane) take(ctx context.Context, f *frame) error {
 	if !take || known {
 		return nil
 	}
-	it := &inItem{InItem: store.InItem{LaneItem: itemOf(f)}, fresh: true}
+	it := &inItem{InItem: store.InItem{LaneItem: itemOf(f)}, before: before, came: time.Now()}
 	if len(f.ID) > 0 {
 		l.ids[string(f.ID)] = true
 	}
 	l.fresh = append(l.fresh, it)
 	l.size += it.Size()
-	l.open++
 	l.enqueue(it)
 	return nil
 }
 
-// known says whether an item of this id was taken before.
-func (l *inLane) known(ctx context.Context, id []byte) (bool, error) {
-	if len(id) == 0 {
-		return false, nil
-	}
+// known says of each frame whether an item of its id was taken before, or comes
+// before it among these.
+func (l *inLane) known(ctx context.Context, frames []frame) ([]bool, error) {
+	known := make([]bool, len(frames))
+	var ids [][]byte
+	var of []int // frames
+	here := map[string]bool{}
 	l.mu.Lock()
-	row, known := l.row.ID, l.ids[string(id)]
+	row := l.row.ID
+	for i := range frames {
+		id := frames[i].ID
+		if len(id) == 0 {
+			continue
+		}
+		known[i] = l.ids[string(id)] || here[string(id)]
+		here[string(id)] = true
+		if !known[i] && row != 0 {
+			ids, of = append(ids, id), append(of, i)
+		}
+	}
 	l.mu.Unlock()
-	if known || row == 0 {
+	// What leaves l.ids is in the store before it does.
+	if len(ids) == 0 {
 		return known, nil
 	}
-	// What leaves ids is in the store before it does.
-	found, err := l.d.cfg.Store.KnownTaken(ctx, row, [][]byte{id})
+	found, err := l.d.cfg.Store.KnownTaken(ctx, row, ids)
 	if err != nil {
-		return false, fmt.Errorf("look up an id: %w", err)
+		return nil, fmt.Errorf("look up ids: %w", err)
 	}
-	return found[0], nil
+	for j, i := range of {
+		known[i] = found[j]
+	}
+	return known, nil
 }
 
 func itemOf(f *frame) store.LaneItem {

@@ -97,13 +97,18 @@ type Outbox interface {
 // Recipient is what an adapter does with the items of durable lanes.
 type Recipient interface {
 	// Hand gives items of one conversation from a peer to the local server, in
-	// order, and returns when the local server has them. settled is how many of
-	// them, from the first, need nothing more: delivered, or answered to their
-	// sender by way of the Outbox (with an ID made of Item.Source, so that the
-	// answer is not doubled if this life of the gateway ends in between). After
-	// an error the others are handed again, later; they may then have been
-	// delivered already, and keep what identifies them to the server.
-	Hand(ctx context.Context, peer *federation.Peer, items []Item) (settled int, err error)
+	// order. done is called once, in Hand or later, when the local server has them
+	// or an attempt has failed; it does not block. settled is how many of them, from
+	// the first, need nothing more: delivered, or answered to their sender by way of
+	// the Outbox (with an ID made of Item.Source, so that the answer is not doubled
+	// if this life of the gateway ends in between). It is fewer than all only with an
+	// error. Then the others are handed again, later; they may have been delivered
+	// already, and keep what identifies them to the server.
+	//
+	// When Hand returns it may be called with the items that follow, although done
+	// was not called. Those too are handed again if it then comes with an error. At
+	// the end of ctx done need not be called.
+	Hand(ctx context.Context, peer *federation.Peer, items []Item, done func(settled int, err error))
 	// GiveBack tells the sender of an item, in its own protocol, that the peer
 	// does not get it: why is ErrExpired, ErrDropped, or wraps
 	// federation.ErrPeerNotActive. After an error it is given back again, later.

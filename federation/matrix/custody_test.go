@@ -165,7 +165,7 @@ func TestHand(t *testing.T) {
 		{Kind: federation.Matrix, Body: []byte("garbage"), At: time.Now()},
 		ask{body: large}.item(t),
 	}
-	if n, err := w.a.Hand(t.Context(), w.alice, items); n != len(items) || err != nil {
+	if n, err := w.a.hand(t.Context(), w.alice, items); n != len(items) || err != nil {
 		t.Fatalf("%d settled, %v", n, err)
 	}
 	seen := w.home.requests()
@@ -204,7 +204,7 @@ func TestHandWaits(t *testing.T) {
 				w.home.answers(c.answer)
 			}
 			items := []lane.Item{ask{body: `{"pdus":[1]}`}.item(t), ask{body: `{"pdus":[2]}`}.item(t)}
-			n, err := w.a.Hand(t.Context(), w.alice, items)
+			n, err := w.a.hand(t.Context(), w.alice, items)
 			if c.settle != (n == 2 && err == nil) || !c.settle && (n != 0 || err == nil) {
 				t.Fatalf("%d settled, %v", n, err)
 			}
@@ -213,7 +213,7 @@ func TestHandWaits(t *testing.T) {
 			}
 			// What has waited for too long is given up, and the next one not.
 			items[0].Expires = time.Now().Add(-time.Second)
-			if n, err := w.a.Hand(t.Context(), w.alice, items); n != 1 || err == nil || !strings.Contains(w.log.String(), "result=expired") {
+			if n, err := w.a.hand(t.Context(), w.alice, items); n != 1 || err == nil || !strings.Contains(w.log.String(), "result=expired") {
 				t.Errorf("%d settled, %v\n%s", n, err, w.log)
 			}
 		})

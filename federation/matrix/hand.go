@@ -23,7 +23,11 @@ const maxSendAnswer = 1 << 20
 // custody as if they came live, and gives them to the homeserver in order. What the
 // homeserver or this gateway refuses for good is settled, logged and counted: nobody
 // waits for an answer to it any more. All else waits, for as long as it may.
-func (a *Adapter) Hand(ctx context.Context, peer *federation.Peer, items []lane.Item) (settled int, err error) {
+func (a *Adapter) Hand(ctx context.Context, peer *federation.Peer, items []lane.Item, done func(settled int, err error)) {
+	done(a.hand(ctx, peer, items))
+}
+
+func (a *Adapter) hand(ctx context.Context, peer *federation.Peer, items []lane.Item) (settled int, err error) {
 	for i := range items {
 		if err := a.handOne(ctx, peer, &items[i]); err != nil {
 			return i, err

@@ -370,7 +370,7 @@ func TestHostileItems(t *testing.T) {
 		"noise":           {0xff, 0x00},
 	} {
 		items := []lane.Item{{Kind: federation.MQTT, Source: "1.1", Body: raw}}
-		if n, err := b.adapter.Hand(t.Context(), b.peerOf("a"), items); n != 1 || err != nil {
+		if n, err := b.hand(t.Context(), b.peerOf("a"), items); n != 1 || err != nil {
 			t.Errorf("%s: %d settled, %v", what, n, err)
 		}
 		if err := b.adapter.Deliver(t.Context(), b.peerOf("a"), items[0]); err != nil && what != "imports, stored" {
@@ -381,7 +381,7 @@ func TestHostileItems(t *testing.T) {
 		t.Errorf("published %v", got)
 	}
 	good := []lane.Item{{Kind: federation.MQTT, Source: "1.2", Body: body(func(*envelope) {})}}
-	if n, err := b.adapter.Hand(t.Context(), b.peerOf("a"), good); n != 1 || err != nil || len(b.broker.got("in/x")) != 1 {
+	if n, err := b.hand(t.Context(), b.peerOf("a"), good); n != 1 || err != nil || len(b.broker.got("in/x")) != 1 {
 		t.Errorf("a good one: %d, %v, %v", n, err, b.broker.got("#"))
 	}
 }

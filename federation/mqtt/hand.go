@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -17,48 +18,56 @@ import (
 // Hand implements lane.Recipient: it imports messages of one topic of a peer and gives
 // them to the broker, in order. What is not imported, and what the broker will never
 // take, is settled, counted and logged: MQTT has no word for telling a publisher.
-func (a *Adapter) Hand(ctx context.Context, from *federation.Peer, items []lane.Item) (settled int, err error) {
-	type result struct {
-		i   int
-		err error
-	}
-	results := make(chan result, len(items))
-	sent := 0
-	done := make([]bool, len(items))
+func (a *Adapter) Hand(ctx context.Context, from *federation.Peer, items []lane.Item, done func(settled int, err error)) {
+	h := &handing{done: done, left: len(items) + 1, failed: len(items)}
 	for i := range items {
 		m, ok := a.admit(from, &items[i])
 		if !ok {
-			done[i] = true
+			h.end(i, nil)
 			continue
 		}
-		err := a.broker.Send(ctx, keyOf(from, &items[i]), m, func(err error) { results <- result{i, err} })
-		if err != nil {
-			return countTrue(done), fmt.Errorf("give messages to the broker: %w", err)
-		}
-		sent++
-	}
-	for range sent {
-		select {
-		case r := <-results:
-			if done[r.i] = a.taken(from, r.err); !done[r.i] {
-				err = r.err
+		err := a.broker.Send(ctx, keyOf(from, &items[i]), m, func(err error) {
+			if a.taken(from, err) {
+				err = nil
 			}
-		case <-ctx.Done():
-			return countTrue(done), ctx.Err()
+			h.end(i, err)
+		})
+		if err != nil {
+			for ; i < len(items); i++ {
+				h.end(i, err)
+			}
+			break
 		}
 	}
-	if err != nil {
-		err = fmt.Errorf("give messages to the broker: %w", err)
-	}
-	return countTrue(done), err
+	h.end(len(items), nil)
 }
 
-// countTrue counts from the first.
-func countTrue(done []bool) (n int) {
-	for n < len(done) && done[n] {
-		n++
+// handing is one call of Hand.
+type handing struct {
+	done func(settled int, err error)
+
+	mu     sync.Mutex
+	left   int   // messages under way, and one while there may be more
+	failed int   // the first that failed
+	err    error // of that
+}
+
+// end takes note of the end of a message.
+func (h *handing) end(i int, err error) {
+	h.mu.Lock()
+	if err != nil && i < h.failed {
+		h.failed, h.err = i, err
 	}
-	return n
+	h.left--
+	last := h.left == 0
+	h.mu.Unlock()
+	if !last {
+		return
+	}
+	if h.err != nil {
+		h.err = fmt.Errorf("give messages to the broker: %w", h.err)
+	}
+	h.done(h.failed, h.err)
 }
 
 // keyOf names a message for the session with the broker, for good.

@@ -393,6 +393,21 @@ func (w *wire) Send(ctx context.Context, peer federation.GridID, _ lane.Name, it
 	return nil
 }
 
+// hand is Hand of items from a peer, and the wait for its end.
+func (g *grid) hand(ctx context.Context, from *federation.Peer, items []lane.Item) (settled int, err error) {
+	ended := make(chan struct{})
+	g.adapter.Hand(ctx, from, items, func(n int, failed error) {
+		settled, err = n, failed
+		close(ended)
+	})
+	select {
+	case <-ended:
+		return settled, err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
 // carry hands what waits to a peer while the link is up.
 func (w *wire) carry(ctx context.Context, to *grid) {
 	for ctx.Err() == nil {
@@ -413,7 +428,7 @@ func (w *wire) carry(ctx context.Context, to *grid) {
 			continue
 		}
 		for len(items) > 0 && ctx.Err() == nil {
-			n, err := to.adapter.Hand(ctx, to.dir.Now().Peer(w.g.id), items)
+			n, err := to.hand(ctx, to.dir.Now().Peer(w.g.id), items)
 			if items = items[n:]; err != nil {
 				time.Sleep(time.Millisecond)
 			}

@@ -312,7 +312,7 @@ func (w *world) do(t *testing.T, at string, l line) {
 		age, _ := time.ParseDuration(l.arg) // none: 0
 		items := []lane.Item{{Kind: federation.XMPP, At: time.Now().Add(-age), Source: "1.7", Body: stanza}}
 		go func() { // it waits for the local server
-			n, err := w.adapter.Hand(w.life, w.dir.Now().Peer("bob"), items)
+			n, err := w.adapter.hand(w.life, w.dir.Now().Peer("bob"), items)
 			if w.life.Err() == nil && (n != 1 || err != nil) {
 				w.note("x: " + conditionOf(err))
 			}

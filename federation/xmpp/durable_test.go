@@ -330,7 +330,7 @@ func (h *handing) handAll(n int, poison func(int) bool) time.Duration {
 		items = append(items, lane.Item{At: begin, Expires: begin.Add(time.Hour), Source: fmt.Sprint("bob-", i), Body: []byte(body)})
 	}
 	for len(items) > 0 {
-		settled, err := h.w.adapter.Hand(h.t.Context(), h.w.dir.Now().Peer("bob"), items)
+		settled, err := h.w.adapter.hand(h.t.Context(), h.w.dir.Now().Peer("bob"), items)
 		if items = items[settled:]; err == nil && len(items) > 0 {
 			h.t.Fatal("no error although some are left")
 		}
@@ -388,7 +388,7 @@ func TestFarewell(t *testing.T) {
 		w.take()
 		go func() {
 			time.Sleep(farewellWait / 2)
-			if n, err := w.adapter.Hand(t.Context(), bob, []lane.Item{{Kind: federation.XMPP, Body: bye}}); n != 1 || err != nil {
+			if n, err := w.adapter.hand(t.Context(), bob, []lane.Item{{Kind: federation.XMPP, Body: bye}}); n != 1 || err != nil {
 				t.Errorf("Hand: %d, %v", n, err)
 			}
 		}()

@@ -26,7 +26,11 @@ const (
 // Hand implements lane.Recipient: it checks messages from a peer by the policy of
 // now and gives them to the local server. What policy refuses, and what the server
 // will never take (see verdict), is answered to its sender over lane.Chat.
-func (a *Adapter) Hand(ctx context.Context, from *federation.Peer, items []lane.Item) (settled int, err error) {
+func (a *Adapter) Hand(ctx context.Context, from *federation.Peer, items []lane.Item, done func(settled int, err error)) {
+	done(a.hand(ctx, from, items))
+}
+
+func (a *Adapter) hand(ctx context.Context, from *federation.Peer, items []lane.Item) (settled int, err error) {
 	p := a.peerOf(from)
 	until := time.Now().Add(handFor)
 	for settled < len(items) {

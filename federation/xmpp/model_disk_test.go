@@ -85,7 +85,7 @@ func (d *modelDisk) carry(ctx context.Context, name lane.Name) {
 		if len(items) == 0 || !up || a == nil {
 			return
 		}
-		settled, err := a.Hand(ctx, d.grid.far.dir.Now().Peer(d.grid.id), items[:n])
+		settled, err := a.hand(ctx, d.grid.far.dir.Now().Peer(d.grid.id), items[:n])
 		d.mu.Lock()
 		d.lanes[name] = d.lanes[name][settled:]
 		d.mu.Unlock()
