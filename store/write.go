@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -102,9 +103,12 @@ func (s *Store) loop() {
 }
 
 // collect takes the writes that wait right now. Nobody is waited for: while one
-// batch is being committed the next one gathers.
+// batch is being committed the next one gathers. But those whose writes are in the
+// batch before, and run by now, may come with the next; two callers that write all the
+// time would else take turns, with a commit for each.
 func (s *Store) collect(first *job) []*job {
 	batch := []*job{first}
+	runtime.Gosched()
 	for len(batch) < maxBatch {
 		select {
 		case j := <-s.jobs:
