@@ -405,8 +405,18 @@ func TestMQTTFlood(t *testing.T) {
 		}
 		return m
 	}
-	before, during := run("home/flood"), run("house/flood") // the first does not cross
-	t.Logf("p99 of the other peer: %v, and %v while the flood crosses: %.2f times", before.P99, during.P99, float64(during.P99)/float64(before.P99))
+	rounds := 1
+	if long() {
+		rounds = 15
+	}
+	var ratios []float64
+	for range rounds {
+		before, during := run("home/flood"), run("house/flood") // the first does not cross
+		ratios = append(ratios, float64(during.P99)/float64(before.P99))
+		t.Logf("p99 of the other peer: %v, and %v while the flood crosses: %.2f times", before.P99, during.P99, ratios[len(ratios)-1])
+	}
+	slices.Sort(ratios)
+	t.Logf("median of %d: %.2f times", rounds, ratios[rounds/2])
 }
 
 // floodMQTT publishes so many messages a second until it is stopped.

@@ -17,6 +17,7 @@ type mqttSystem struct {
 	near, far *peertest.Mosquitto
 	// rate is in messages/s, p50 and p99 in ms at 300 messages/s, by QoS and round.
 	rate, p50, p99 [3][]float64
+	costs          [3]*costs // of the rate, by QoS
 }
 
 const (
@@ -43,6 +44,8 @@ func benchMQTT(ctx context.Context, o *options, dir string) (err error) {
 	defer func() { err = errors.Join(err, stopGrids()) }()
 	gated := &mqttSystem{name: "two gateways", near: a.Broker, far: b.Broker}
 	systems := []*mqttSystem{bridge, gated}
+	bridge.count()
+	gated.count(a.Gateway.Process, b.Gateway.Process)
 	for _, s := range systems {
 		if err := s.warm(ctx); err != nil {
 			return err
@@ -130,6 +133,13 @@ func startMQTTGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop 
 	return a, b, stop, nil
 }
 
+// count has the cost of the brokers and of what is between them counted.
+func (s *mqttSystem) count(between ...*peertest.Process) {
+	for qos := range s.costs {
+		s.costs[qos] = &costs{procs: append([]*peertest.Process{s.near.Process, s.far.Process}, between...)}
+	}
+}
+
 func (s *mqttSystem) load(qos byte) peertest.MQTTLoad {
 	return peertest.MQTTLoad{From: s.near.MQTT, To: s.far.MQTT, Topic: "house/load", Prefix: mqttPrefix, Topics: 10, QoS: qos, Size: 100}
 }
@@ -166,8 +176,14 @@ func (s *mqttSystem) measure(ctx context.Context, o *options, round int, qos byt
 	bulk, calm := s.load(qos), s.load(qos)
 	bulk.Messages, bulk.Window = o.messages, 100
 	calm.Messages, calm.Window, calm.Rate = 900, 100, 300
+	if err := s.costs[qos].begin(); err != nil {
+		return err
+	}
 	many, err := bulk.Run(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.costs[qos].end(bulk.Messages); err != nil {
 		return err
 	}
 	few, err := calm.Run(ctx)
@@ -186,6 +202,9 @@ func compareMQTT(o *options, bridge, gated *mqttSystem) {
 	for qos, want := range []float64{0.8, 1, 1} {
 		fmt.Fprintf(o.out, "MQTT QoS %d  median: bridge %.0f msg/s p50 %.2f p99 %.2f ms, gateways %.0f msg/s p50 %.2f p99 %.2f ms\n", qos,
 			median(bridge.rate[qos]), median(bridge.p50[qos]), median(bridge.p99[qos]), median(gated.rate[qos]), median(gated.p50[qos]), median(gated.p99[qos]))
+		for _, s := range []*mqttSystem{bridge, gated} {
+			s.costs[qos].report(o.out, fmt.Sprintf("MQTT QoS %d  %s", qos, s.name))
+		}
 		o.goals = append(o.goals,
 			goal{what: fmt.Sprintf("MQTT QoS %d, messages/s against mosquitto's bridge", qos), have: median(gated.rate[qos]) / median(bridge.rate[qos]), want: want, unit: "x"},
 			goal{what: fmt.Sprintf("MQTT QoS %d at 300/s, p50 more than the bridge", qos), have: median(gated.p50[qos]) - median(bridge.p50[qos]), want: 3, atMost: true, unit: "ms"},
