@@ -33,10 +33,11 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	$(STATICCHECK) -tags integration ./...
 
 # What runs with the race detector is not run once more without it, but for where
-# that leaves something out.
+# that leaves something out. The gateway's own tests take longest, mostly waiting, so
+# they go first and the others beside them.
 test: deps lint ## install what is missing, then every test there is and the demo; CI runs this
 	go test -parallel 8 -count=1 ./store ./transports/ygg
-	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./...
+	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./gateway ./...
 	DEMO_ONCE=1 $(MAKE) demo
 
 race: ## the tests that take no servers, with the race detector
