@@ -161,11 +161,11 @@ func (x *mixed) retains(t *testing.T, from, to string) {
 	x.awaitRetained(t, to, filter)
 }
 
-// retainsAway has what is retained at ejabberd change while its gateway is not there.
+// retainsAway has what is retained at ejabberd change while its gateway is not there, and
+// ejabberd forget what it has for the gateway.
 func (x *mixed) retainsAway(t *testing.T) {
-	pub := x.ends["e"].user(t, "", nil)
 	keep := func(topic, payload string) {
-		pub.put(t, &paho.Publish{Topic: "house/away/" + topic, QoS: 1, Retain: true, Payload: []byte(payload)})
+		x.ends["e"].user(t, "", nil).put(t, &paho.Publish{Topic: "house/away/" + topic, QoS: 1, Retain: true, Payload: []byte(payload)})
 	}
 	const filter, name = "grid/e/house/away/#", "grid/e/house/away/"
 	for _, topic := range []string{"changed", "cleared", "same"} {
@@ -177,6 +177,9 @@ func (x *mixed) retainsAway(t *testing.T) {
 	keep("changed", "after")
 	keep("cleared", "")
 	keep("new", "after")
+	if err := x.e.Server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := x.e.Gateway.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
