@@ -61,6 +61,16 @@ func TestOverflowBlock(t *testing.T) {
 	eventually(t, "it is seen that there is room", func() bool { return a.adapter.Peers()[0].Full.IsZero() })
 }
 
+// A peer that is removed while its queue is full leaves nothing unacknowledged: the broker
+// would get no acknowledgement of anything after that.
+func TestOverflowRemoved(t *testing.T) {
+	w := full(t, federation.OverflowBlock)
+	a := w.grids["a"]
+	eventually(t, "it is seen that the queue is full", func() bool { return !a.adapter.Peers()[0].Full.IsZero() })
+	a.dir.Publish(federation.NewSnapshot(nil, nil, nil))
+	w.quietBut(t, "a")
+}
+
 // While one peer's queue is full, others get what is theirs.
 func TestOverflowOfOne(t *testing.T) {
 	w := newWorld(t, []string{"a", "b", "c"}, func(self, peer string) *federation.MQTTPolicy {
