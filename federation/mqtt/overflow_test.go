@@ -71,6 +71,27 @@ func TestOverflowRemoved(t *testing.T) {
 	w.quietBut(t, "a")
 }
 
+// Retained messages at QoS 0 that wait for the disk take no room from others, which were
+// acknowledged.
+func TestOverflowOfRetained(t *testing.T) {
+	w := full(t, federation.OverflowBlock)
+	a, b := w.grids["a"].broker, w.grids["b"].broker
+	for i := range keepItems + batchItems + 10 {
+		a.client("x/loose", fmt.Sprint(i), 0, true)
+	}
+	for i := range 3 {
+		a.client("x/firm", fmt.Sprint(i), 1, true)
+	}
+	w.link("a", "b", true)
+	w.quiet()
+	if got, want := b.got("x/firm"), []string{"x/firm=0", "x/firm=1", "x/firm=2"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := len(b.got("x/loose")); got > keepItems+batchItems {
+		t.Errorf("%d at QoS 0 waited, more than %d", got, keepItems+batchItems)
+	}
+}
+
 // While one peer's queue is full, others get what is theirs.
 func TestOverflowOfOne(t *testing.T) {
 	w := newWorld(t, []string{"a", "b", "c"}, func(self, peer string) *federation.MQTTPolicy {

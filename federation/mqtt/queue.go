@@ -159,7 +159,7 @@ func (p *peer) queue(o *outgoing) {
 		reason = "peer"
 	case o.durable && o.state && p.touched != nil && p.touched[o.topic]:
 		reason = "newer" // what was published meanwhile goes before it
-	case o.durable && o.item.ID == nil && o.retained != nil && (len(p.keep.items) >= keepItems || p.keep.bytes >= keepBytes) && !o.state:
+	case o.durable && o.casual && (len(p.keep.items) >= keepItems || p.keep.bytes >= keepBytes):
 		reason = "full"
 	case o.durable:
 		if o.retained != nil && p.touched != nil && !o.state {
