@@ -270,7 +270,7 @@ func (a *Adapter) Up(info session.Info) {
 	for id := range a.rules.Load().peers {
 		p := a.peer(id)
 		p.tellState()
-		p.reconcile()
+		p.tellImports()
 	}
 	signal(a.cameUp)
 }
@@ -278,9 +278,12 @@ func (a *Adapter) Up(info session.Info) {
 // Down implements session.Handler.
 func (a *Adapter) Down(error) { a.connected.Store(false) }
 
-// SubscriptionFailed implements session.Handler.
-func (a *Adapter) SubscriptionFailed(filter string, err error) {
-	a.log.Error("the broker refuses a subscription: what it is about does not cross", "filter", filter, "err", err)
+// Subscribed implements session.Handler. Not before it are retained messages compared:
+// one that was published between comparison and subscription would be missed.
+func (a *Adapter) Subscribed(map[string]error) {
+	for id := range a.rules.Load().peers {
+		a.peer(id).reconcile()
+	}
 }
 
 // PeerUp says that the link to a peer is up.

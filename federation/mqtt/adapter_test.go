@@ -204,6 +204,7 @@ func TestOldBrokers(t *testing.T) {
 		for _, g := range w.grids {
 			g.broker.info.Version = session.V311
 			g.adapter.Up(g.broker.info)
+			g.adapter.Subscribed(nil)
 		}
 		w.grids["a"].broker.client("x", "1", 1, false)
 		for _, name := range []string{"b", "c"} {
@@ -403,7 +404,8 @@ func TestState(t *testing.T) {
 	eventually(t, "b is offline", holds("offline", "0"))
 	w.link("a", "b", true)
 	eventually(t, "b is online again", holds("online", "1"))
-	w.grids["a"].adapter.Up(b.info) // all is compared
+	w.grids["a"].adapter.Up(b.info)
+	w.grids["a"].adapter.Subscribed(nil) // all is compared
 	b.client("zigbee/device", "x", 1, true)
 	eventually(t, "another topic crosses", func() bool {
 		return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0

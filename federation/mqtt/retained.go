@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -23,8 +24,8 @@ import (
 // that they are not new (flagState), and empty ones for topics that hold nothing any
 // more.
 //
-// A peer says, when the link comes up, what it imports, as a digest. When that has
-// changed since, it is told everything anew.
+// A peer says, when its link and its broker come up, what it imports, as a digest. When
+// that has changed since, it is told everything anew.
 
 const (
 	// importsRow is where the digest of what a peer imports stands among its topics.
@@ -84,17 +85,25 @@ func (p *peer) reconcile() { signal(p.comparing) }
 func (p *peer) compare(ctx context.Context) {
 	tick := time.NewTicker(compareOld)
 	defer tick.Stop()
+	var unread *session.Unread
 	for {
 		select {
 		case <-p.comparing:
 		case <-tick.C:
-			if !p.a.v311() {
+			if !p.a.v311() && unread == nil {
 				continue
 			}
 		case <-ctx.Done():
 			return
 		}
-		if err := p.compareOnce(ctx); err != nil && ctx.Err() == nil {
+		err, was := p.compareOnce(ctx), unread
+		if unread = nil; errors.As(err, &unread) {
+			if was == nil || was.Error() != unread.Error() {
+				p.a.log.Warn("the broker does not show all that it retains; what it keeps back is not compared with what a peer has, and nothing is cleared there", "peer", p.name(), "err", err)
+			}
+			continue
+		}
+		if err != nil && ctx.Err() == nil {
 			p.a.log.Info("retained messages could not be compared with what a peer has; it is tried again", "peer", p.name(), "err", err)
 			if !pause(ctx, compareAgain) {
 				return
@@ -113,7 +122,7 @@ type told struct {
 // compareOnce sends what differs.
 func (p *peer) compareOnce(ctx context.Context) error {
 	r := p.rules()
-	if r == nil {
+	if r == nil || !p.a.connected.Load() { // once it is
 		return nil
 	}
 	p.beginCompare()
@@ -132,7 +141,11 @@ func (p *peer) compareOnce(ctx context.Context) error {
 	delete(had, importsRow)
 	out := &piece{p: p}
 	if filters := p.a.rules.Load().retained(func(id federation.GridID) bool { return id == p.id }); len(filters) > 0 {
-		if err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) }); err != nil {
+		err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) })
+		if unread := (*session.Unread)(nil); errors.As(err, &unread) {
+			return errors.Join(err, out.flush(ctx))
+		}
+		if err != nil {
 			return fmt.Errorf("read what the broker retains: %w", err)
 		}
 	}
@@ -298,11 +311,11 @@ func (p *peer) imports(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		r := p.rules()
-		if r == nil || !p.isUp() || len(r.order) == 0 {
+		r, info := p.rules(), p.a.info.Load()
+		if r == nil || info == nil || !p.isUp() || len(r.order) == 0 {
 			continue
 		}
-		env := envelope{Kind: kindImports, Payload: r.digest()}
+		env := envelope{Kind: kindImports, Payload: r.digest(info.Life)}
 		body, err := env.encode()
 		if err == nil {
 			err = p.a.eph.Send(ctx, p.id, lane.Eph, lane.Item{Kind: federation.MQTT, Body: body})
@@ -317,9 +330,11 @@ func (p *peer) imports(ctx context.Context) {
 	}
 }
 
-// digest names what is imported from a peer.
-func (p *peerRules) digest() []byte {
+// digest names what is imported from a peer, and the life of the broker's session: a
+// broker that has lost that has most likely lost what was imported, too.
+func (p *peerRules) digest(life string) []byte {
 	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", life)
 	for _, m := range p.policy.Imports {
 		fmt.Fprintf(h, "%q %q %d %v\n", m.Filter, m.As, m.QoS, m.Retain)
 	}

@@ -168,6 +168,7 @@ func (s *Session) inspect(c *conn, now time.Time) error {
 	if s.overdue(c, now) {
 		return fmt.Errorf("the broker has not acknowledged a message within %v", s.cfg.AckTimeout)
 	}
+	s.askAgain(c, now)
 	if c.keepAlive == 0 {
 		return nil
 	}

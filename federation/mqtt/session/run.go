@@ -93,6 +93,7 @@ func (c *Config) complete() error {
 	c.AckTimeout = cmp.Or(c.AckTimeout, time.Minute)
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 20*time.Second)
 	c.BackoffMin = cmp.Or(c.BackoffMin, 250*time.Millisecond)
+	c.AskAgain = cmp.Or(c.AskAgain, 30*time.Second)
 	c.BackoffMax = max(cmp.Or(c.BackoffMax, 30*time.Second), c.BackoffMin)
 	c.ReceiveMaximum = cmp.Or(c.ReceiveMaximum, 1024)
 	c.MaxPacket = cmp.Or(c.MaxPacket, 1<<20)
@@ -257,7 +258,7 @@ func (s *Session) up(c *conn, a *connack) {
 	defer s.unlock()
 	s.conn, s.since, s.last = c, time.Now(), nil
 	c.in.since = s.in.turn
-	s.info = Info{Version: c.enc.version, Resumed: a.present, MaxQoS: a.maxQoS, Retain: a.retain, Shared: a.shared,
+	s.info = Info{Version: c.enc.version, Resumed: a.present, Life: string(s.in.life), MaxQoS: a.maxQoS, Retain: a.retain, Shared: a.shared,
 		MaxPacket: a.maxPacket, ReceiveMaximum: a.receiveMax, KeepAlive: c.keepAlive}
 	s.metrics.connected.Set(1)
 	s.log.Info("connected with the MQTT broker", "addr", s.cfg.Addr, "version", c.enc.version, "resumed", a.present)
@@ -349,8 +350,8 @@ func (s *Session) Status() Status {
 	if s.last != nil {
 		st.LastError = s.last.Error()
 	}
-	for f, err := range s.subs.refused {
-		st.Refused[f] = err.Error()
+	for f, r := range s.subs.refused {
+		st.Refused[f] = r.err.Error()
 	}
 	return st
 }
