@@ -251,7 +251,7 @@ func TestReply(t *testing.T) {
 	}
 	// A reply that took too long is none.
 	p := w.grids["a"].adapter.peer(gridID("b"))
-	p.asked.put("replies/7", time.Now().Add(-replyFor-time.Second))
+	p.asked.put(askedKey("replies/7"), time.Now().Add(-replyFor-time.Second))
 	b.client(asked.ResponseTopic, "late", 1, false)
 	w.quiet()
 	if got := a.got("#"); len(got) != 4 {

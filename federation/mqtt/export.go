@@ -98,7 +98,7 @@ func (a *Adapter) outgoing(e *export, m *session.Message, tr *trace, user []sess
 		o.casual = env.QoS == 0 && flags&flagState == 0
 	}
 	if env.Response != "" {
-		o.peer.asked.put(env.Response, time.Now())
+		o.peer.asks(env.Response)
 	}
 	if !a.pack(e.peer, o, &env, m) {
 		return nil
