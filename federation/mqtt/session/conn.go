@@ -22,6 +22,8 @@ type conn struct {
 	said   atomic.Int64 // when something was last written
 	pinged atomic.Int64 // when a ping was sent that was not answered, or 0
 	paused atomic.Bool  // it is not read, so that silence means nothing
+	// resumed is when it was last read again: acknowledgements may lie there since.
+	resumed atomic.Int64
 
 	// in and subs are held by the session's lock.
 	in   connIn

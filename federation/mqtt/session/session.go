@@ -64,7 +64,7 @@ type Config struct {
 	AckTimeout time.Duration
 	// ConnectTimeout bounds dialling and the handshake (20 s by default).
 	ConnectTimeout time.Duration
-	// BackoffMin and BackoffMax bound the wait before the next try (250 ms, 30 s).
+	// BackoffMin and BackoffMax bound the wait before the next try (250 ms, 5 s).
 	BackoffMin, BackoffMax time.Duration
 	// AskAgain is after how long a subscription that the broker refused is asked for
 	// again (30 s by default): nobody tells when it may be had.
