@@ -28,7 +28,7 @@ type guarded struct {
 
 // sharedHouse puts what s imports where its own topics are: what it gives its broker, it
 // gets back, since a shared subscription cannot be without the own messages.
-const sharedHouse = `{export: [{filter: "house/#"}], import: [{filter: "house/#", to: "house/{1}"}, {filter: "lab/#"}]}`
+const sharedHouse = `{export: [{filter: "house/#", transit: true}], import: [{filter: "house/#", to: "house/{1}"}, {filter: "lab/#"}]}`
 
 const labToo = `  mqtt:
     export: [{filter: "house/#"}, {filter: "lab/#"}]
