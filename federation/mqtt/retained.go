@@ -38,6 +38,9 @@ const (
 	// compareOld is how often messages are compared with a broker of MQTT 3.1.1, which
 	// does not say of what is published just now whether it is retained.
 	compareOld = 30 * time.Second
+	// afterChange is for how many times Config.Settle nothing is compared after a peer has
+	// said that it imports something else; else for once.
+	afterChange = 5
 )
 
 // rememberRetained notes what a peer will have retained when it has a batch.
@@ -96,19 +99,29 @@ func (p *peer) compare(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		err, was := p.compareOnce(ctx), unread
+		changed, err := p.noteImports(ctx)
+		rest, read := time.Duration(0), false
+		if err == nil {
+			read, err = p.compareOnce(ctx)
+		}
+		switch { // so that a peer cannot have it done without end
+		case changed:
+			rest = afterChange * p.a.cfg.Settle
+		case read:
+			rest = p.a.cfg.Settle
+		}
+		was := unread
 		if unread = nil; errors.As(err, &unread) {
 			if was == nil || was.Error() != unread.Error() {
 				p.a.log.Warn("the broker does not show all that it retains; what it keeps back is not compared with what a peer has, and nothing is cleared there", "peer", p.name(), "err", err)
 			}
-			continue
-		}
-		if err != nil && ctx.Err() == nil {
+		} else if err != nil && ctx.Err() == nil {
 			p.a.log.Info("retained messages could not be compared with what a peer has; it is tried again", "peer", p.name(), "err", err)
-			if !pause(ctx, compareAgain) {
-				return
-			}
+			rest = compareAgain
 			p.reconcile()
+		}
+		if !pause(ctx, rest) {
+			return
 		}
 	}
 }
@@ -119,34 +132,35 @@ type told struct {
 	seen bool // the broker has the topic
 }
 
-// compareOnce sends what differs.
-func (p *peer) compareOnce(ctx context.Context) error {
+// compareOnce sends what differs; read says whether the broker was asked for it.
+func (p *peer) compareOnce(ctx context.Context) (read bool, err error) {
 	r := p.rules()
 	if r == nil || !p.a.connected.Load() { // once it is
-		return nil
+		return false, nil
 	}
 	p.beginCompare()
 	defer p.endCompare()
 	rows, err := p.a.cfg.Store.MQTTRetained(ctx, string(p.id))
 	if err != nil {
-		return fmt.Errorf("read what the peer was told: %w", err)
+		return false, fmt.Errorf("read what the peer was told: %w", err)
 	}
 	had := make(map[string]*told, len(rows))
 	for _, row := range rows {
 		had[row.Topic] = &told{hash: row.Hash}
 	}
 	if had[importsRow] == nil {
-		return nil // it has never said that it imports anything
+		return false, nil // it has never said that it imports anything
 	}
 	delete(had, importsRow)
 	out := &piece{p: p}
 	if filters := p.a.rules.Load().retained(func(id federation.GridID) bool { return id == p.id }); len(filters) > 0 {
+		read = true
 		err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) })
 		if unread := (*session.Unread)(nil); errors.As(err, &unread) {
-			return errors.Join(err, out.flush(ctx))
+			return read, errors.Join(err, out.flush(ctx))
 		}
 		if err != nil {
-			return fmt.Errorf("read what the broker retains: %w", err)
+			return read, fmt.Errorf("read what the broker retains: %w", err)
 		}
 	}
 	for name, t := range had {
@@ -160,10 +174,10 @@ func (p *peer) compareOnce(ctx context.Context) error {
 			continue
 		}
 		if err := out.add(ctx, o); err != nil {
-			return err
+			return read, err
 		}
 	}
-	return out.flush(ctx)
+	return read, out.flush(ctx)
 }
 
 // beginCompare has topics noted that change from now on, and those whose last change is
@@ -341,30 +355,37 @@ func (p *peerRules) digest(life string) []byte {
 	return h.Sum(nil)[:16]
 }
 
-// heardImports compares what the peer imports with what it did, and sends what it
-// needs.
-func (a *Adapter) heardImports(ctx context.Context, id federation.GridID, digest []byte) error {
+// heardImports has what a peer says that it imports noted before the next comparison.
+// That is where the work is: a peer may say it as often as it likes.
+func (a *Adapter) heardImports(id federation.GridID, digest []byte) error {
 	if len(digest) == 0 || len(digest) > sha256.Size {
 		return fmt.Errorf("a digest of %d bytes", len(digest))
 	}
-	rows, err := a.cfg.Store.MQTTRetained(ctx, string(id))
-	if err != nil {
-		return err
+	p := a.peer(id)
+	p.mu.Lock()
+	p.heard = digest
+	p.mu.Unlock()
+	p.reconcile()
+	return nil
+}
+
+// noteImports makes all that the peer was told unknown where it has said since that it
+// imports something else.
+func (p *peer) noteImports(ctx context.Context) (changed bool, err error) {
+	p.mu.Lock()
+	digest := p.heard
+	p.mu.Unlock()
+	if digest == nil {
+		return false, nil
 	}
-	known := false
-	for _, row := range rows {
-		known = known || row.Topic == importsRow && bytes.Equal(row.Hash, digest)
+	row, err := p.a.cfg.Store.MQTTRetainedOf(ctx, string(p.id), importsRow)
+	if err != nil || bytes.Equal(row.Hash, digest) {
+		return false, err
 	}
-	if !known {
-		if err := a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
-			if err := store.DoubtMQTTRetained(tx, string(id)); err != nil {
-				return err
-			}
-			return a.cfg.Store.PutMQTTRetained(tx, string(id), store.MQTTRetained{Topic: importsRow, Hash: digest})
-		}); err != nil {
+	return true, p.a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
+		if err := store.DoubtMQTTRetained(tx, string(p.id)); err != nil {
 			return err
 		}
-	}
-	a.peer(id).reconcile()
-	return nil
+		return p.a.cfg.Store.PutMQTTRetained(tx, string(p.id), store.MQTTRetained{Topic: importsRow, Hash: digest})
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
@@ -123,6 +124,38 @@ func TestRetainedLost(t *testing.T) {
 	b.adapter.Up(again)
 	b.adapter.Subscribed(nil)
 	eventually(t, "it crosses again", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+}
+
+// A peer that says without end what it imports has not all compared each
+// time.
+func TestRetainedFlood(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("state/1", "one", 1, true)
+	eventually(t, "it crosses", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+	asked := func() int {
+		a.broker.mu.Lock()
+		defer a.broker.mu.Unlock()
+		return a.broker.snapshots
+	}
+	before, began := asked(), time.Now()
+	for i := range 2000 {
+		env := envelope{Kind: kindImports, Payload: []byte{byte(i / 1000), 1}}
+		body, err := env.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.adapter.Deliver(t.Context(), a.peerOf("b"), lane.Item{Kind: federation.MQTT, Body: body}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Microsecond)
+	}
+	// One that was under way, and one for each time that is left in between.
+	if n, most := asked()-before, 2+int(time.Since(began)/a.adapter.cfg.Settle); n > most {
+		t.Errorf("%d comparisons, at most %d were due", n, most)
+	}
+	a.broker.client("state/1", "two", 1, true)
+	eventually(t, "what comes then crosses", func() bool { return b.broker.holds("#")["state/1"] == "two" })
 }
 
 // A retained message that was given up is not forgotten.

@@ -154,11 +154,13 @@ type broker struct {
 	// log is all that was published, but for the adapter's own topics.
 	log      []*session.Message
 	retained map[string]*session.Message
-	hidden   string // a filter that Snapshot is refused
-	refuse   func(*session.Message) error
-	acked    int
-	nacked   int
-	given    int // to the adapter, to be acknowledged
+	// snapshots counts how often it was asked for what it retains.
+	snapshots int
+	hidden    string // a filter that Snapshot is refused
+	refuse    func(*session.Message) error
+	acked     int
+	nacked    int
+	given     int // to the adapter, to be acknowledged
 }
 
 func (b *broker) subscribed(subs []session.Subscription) bool {
@@ -193,6 +195,7 @@ func (b *broker) Send(_ context.Context, _ string, m *session.Message, done func
 
 func (b *broker) Snapshot(_ context.Context, filters []string, fn func(*session.Message) error) error {
 	b.mu.Lock()
+	b.snapshots++
 	all, hidden := slices.Collect(maps.Values(b.retained)), b.hidden
 	b.mu.Unlock()
 	for _, m := range all {
