@@ -72,13 +72,13 @@ func newGuarded(t *testing.T) *guarded {
 		t.Fatal(err)
 	}
 	awaitStatus(t, s, "is not connected: ", "connection refused")
+	if err := s.Broker.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := peertest.Pair(t.Context(), s, p); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Broker.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	g.awaitCrossing(t, "s", "p", "grid/s/house/first")
