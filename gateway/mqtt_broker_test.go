@@ -210,6 +210,9 @@ func (g *guarded) refuses(t *testing.T) {
 	if text, err := os.ReadFile(g.p.Gateway.Log); err != nil || !strings.Contains(string(text), "filter=lab/#") {
 		t.Errorf("the log does not name the filter: %v", err)
 	}
+	if said, err := g.p.Gateway.Run(t.Context(), "route", "mqtt:lab/x"); err == nil || !strings.Contains(said, "does not let the gateway read it") {
+		t.Errorf("route: %v\n%s", err, said)
+	}
 	here := g.at["s"].user(t, "#", nil)
 	pub := g.at["p"].user(t, "", nil)
 	pub.put(t, &paho.Publish{Topic: "lab/x", QoS: 1, Retain: true, Payload: []byte("hidden")})

@@ -98,6 +98,8 @@ type Adapter struct {
 	// info is of the last connection with the broker, connected whether it lasts.
 	info      atomic.Pointer[session.Info]
 	connected atomic.Bool
+	// refused are the subscriptions that the broker last refused, and why.
+	refused atomic.Pointer[map[string]error]
 	cameUp    chan struct{} // has a token when it has come up
 	// seen has, by its origin, which of the ways of a message was the first.
 	seen *recent[string]
@@ -280,7 +282,8 @@ func (a *Adapter) Down(error) { a.connected.Store(false) }
 
 // Subscribed implements session.Handler. Not before it are retained messages compared:
 // one that was published between comparison and subscription would be missed.
-func (a *Adapter) Subscribed(map[string]error) {
+func (a *Adapter) Subscribed(refused map[string]error) {
+	a.refused.Store(&refused)
 	for id := range a.rules.Load().peers {
 		a.peer(id).reconcile()
 	}
