@@ -100,7 +100,7 @@ type Adapter struct {
 	connected atomic.Bool
 	// refused are the subscriptions that the broker last refused, and why.
 	refused atomic.Pointer[map[string]error]
-	cameUp    chan struct{} // has a token when it has come up
+	cameUp  chan struct{} // has a token when it has come up
 	// seen has, by its origin, which of the ways of a message was the first.
 	seen *recent[string]
 

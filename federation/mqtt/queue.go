@@ -55,6 +55,8 @@ type peer struct {
 	// touched are the topics that changed since the comparison of retained messages
 	// that runs began; nil: none runs.
 	touched map[string]bool
+	// doubted is when all that the peer was told was last made unknown, for compare alone.
+	doubted time.Time
 	// heard is what the peer last said that it imports; nil: nothing in this life.
 	heard []byte
 	// comparing has a token when retained messages are to be compared, stating when

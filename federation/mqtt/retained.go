@@ -38,9 +38,9 @@ const (
 	// compareOld is how often messages are compared with a broker of MQTT 3.1.1, which
 	// does not say of what is published just now whether it is retained.
 	compareOld = 30 * time.Second
-	// afterChange is for how many times Config.Settle nothing is compared after a peer has
-	// said that it imports something else; else for once.
-	afterChange = 5
+	// changeEvery is for how many times Config.Settle a peer is told nothing anew again
+	// because it has said that it imports something else.
+	changeEvery = 5
 )
 
 // rememberRetained notes what a peer will have retained when it has a batch.
@@ -99,15 +99,12 @@ func (p *peer) compare(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		changed, err := p.noteImports(ctx)
+		err := p.noteImports(ctx)
 		rest, read := time.Duration(0), false
 		if err == nil {
 			read, err = p.compareOnce(ctx)
 		}
-		switch { // so that a peer cannot have it done without end
-		case changed:
-			rest = afterChange * p.a.cfg.Settle
-		case read:
+		if read { // so that a peer cannot have it done without end
 			rest = p.a.cfg.Settle
 		}
 		was := unread
@@ -370,19 +367,24 @@ func (a *Adapter) heardImports(id federation.GridID, digest []byte) error {
 }
 
 // noteImports makes all that the peer was told unknown where it has said since that it
-// imports something else.
-func (p *peer) noteImports(ctx context.Context) (changed bool, err error) {
+// imports something else. Within changeEvery that is put off.
+func (p *peer) noteImports(ctx context.Context) error {
 	p.mu.Lock()
 	digest := p.heard
 	p.mu.Unlock()
 	if digest == nil {
-		return false, nil
+		return nil
 	}
 	row, err := p.a.cfg.Store.MQTTRetainedOf(ctx, string(p.id), importsRow)
 	if err != nil || bytes.Equal(row.Hash, digest) {
-		return false, err
+		return err
 	}
-	return true, p.a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
+	if wait := time.Until(p.doubted.Add(changeEvery * p.a.cfg.Settle)); wait > 0 {
+		time.AfterFunc(wait, p.reconcile)
+		return nil
+	}
+	p.doubted = time.Now()
+	return p.a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
 		if err := store.DoubtMQTTRetained(tx, string(p.id)); err != nil {
 			return err
 		}
