@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 
@@ -140,16 +141,13 @@ func warnOfMQTT(m *admin.MQTT, add func(format string, args ...any)) {
 	if m == nil {
 		return
 	}
+	refused := slices.Sorted(maps.Keys(m.Refused))
 	if !m.Connected {
 		add("the MQTT broker %s is not connected: %s", m.Broker, m.Problem)
+		refused = nil // what it said before may not hold any more
 	}
-	filters := make([]string, 0, len(m.Refused))
-	for f := range m.Refused {
-		filters = append(filters, f)
-	}
-	slices.Sort(filters)
-	for _, f := range filters {
-		add("the MQTT broker refuses the subscription %s, and nothing of it crosses: %s (`yggate setup mosquitto` prints what the gateway needs)", f, m.Refused[f])
+	for _, f := range refused {
+		add("the MQTT broker refuses the subscription %s, and nothing of it crosses: %s; give the gateway's user the right to read it (`yggate setup mosquitto` prints an ACL), and it is taken up by itself", f, m.Refused[f])
 	}
 	for _, p := range m.Peers {
 		if !p.Full.IsZero() {

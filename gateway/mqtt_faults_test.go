@@ -206,9 +206,10 @@ var mqttFaults = []mqttFault{
 	}},
 }
 
-// finish lets the flows end and returns what became of them, at QoS 1 and 2.
-func (c *channel) finish(t *testing.T, patience time.Duration) (results [2]peertest.MQTTResult) {
+// finish lets the flows end and returns what became of each.
+func (c *channel) finish(t *testing.T, patience time.Duration) []peertest.MQTTResult {
 	t.Helper()
+	results := make([]peertest.MQTTResult, len(c.flows))
 	var all sync.WaitGroup
 	for i, r := range c.flows {
 		all.Go(func() {
@@ -230,8 +231,9 @@ func faultRounds() int {
 	return 1
 }
 
-// try lets messages flow, does what is to be done and says what became of them.
-func (f *mqttFault) try(t *testing.T, c *channel, prefix string) [2]peertest.MQTTResult {
+// try lets messages flow, does what is to be done and says what became of them, at
+// QoS 1 and 2.
+func (f *mqttFault) try(t *testing.T, c *channel, prefix string) []peertest.MQTTResult {
 	t.Helper()
 	c.flow(t, prefix, f.broker)
 	c.more(t, 100)

@@ -36,7 +36,13 @@ type mqttClient struct {
 // mqttUser connects a client that subscribes to filter, if that is not empty.
 func mqttUser(t *testing.T, m *peertest.Mosquitto, filter string, on func(*paho.Publish)) *mqttClient {
 	t.Helper()
-	conn, err := net.Dial("tcp", m.MQTT.String())
+	return mqttUserAs(t, m.MQTT, peertest.MQTTLogin{}, filter, on)
+}
+
+// mqttUserAs is mqttUser with a broker that wants to know who it is.
+func mqttUserAs(t *testing.T, broker netip.AddrPort, as peertest.MQTTLogin, filter string, on func(*paho.Publish)) *mqttClient {
+	t.Helper()
+	conn, err := net.Dial("tcp", broker.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +61,7 @@ func mqttUser(t *testing.T, m *peertest.Mosquitto, filter string, on func(*paho.
 	})
 	window := uint16(65535)
 	if _, err := c.Connect(t.Context(), &paho.Connect{
-		CleanStart: true, ClientID: "user" + strconv.FormatUint(rand.Uint64(), 36), KeepAlive: 30, Properties: &paho.ConnectProperties{ReceiveMaximum: &window},
+		Username: as.User, UsernameFlag: as.User != "", Password: []byte(as.Password), PasswordFlag: as.User != "", CleanStart: true, ClientID: "user" + strconv.FormatUint(rand.Uint64(), 36), KeepAlive: 30, Properties: &paho.ConnectProperties{ReceiveMaximum: &window},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +77,13 @@ func mqttUser(t *testing.T, m *peertest.Mosquitto, filter string, on func(*paho.
 // publish publishes at QoS 1 and waits for the broker's acknowledgement.
 func (c *mqttClient) publish(t *testing.T, topic, payload string) {
 	t.Helper()
-	if _, err := c.Publish(t.Context(), &paho.Publish{Topic: topic, QoS: 1, Payload: []byte(payload)}); err != nil && !strings.Contains(err.Error(), "No matching subscribers") {
+	c.put(t, &paho.Publish{Topic: topic, QoS: 1, Payload: []byte(payload)})
+}
+
+// put publishes and waits until the broker has acknowledged.
+func (c *mqttClient) put(t *testing.T, m *paho.Publish) {
+	t.Helper()
+	if _, err := c.Publish(t.Context(), m); err != nil && !strings.Contains(err.Error(), "No matching subscribers") {
 		t.Fatal(err)
 	}
 }
@@ -197,27 +209,45 @@ func TestMQTTProperties(t *testing.T) {
 	e := newEstate(t, shareAll, "", "a", "b")
 	a, b := e.grids[0], e.grids[1]
 	awaitTopic(t, a, b, "house/first")
+	askAndAnswer(t, "a", end{broker: a.Broker.MQTT}, end{broker: b.Broker.MQTT})
+}
+
+// end is a broker and as whom its clients come.
+type end struct {
+	broker netip.AddrPort
+	as     peertest.MQTTLogin
+}
+
+func (e end) user(t *testing.T, filter string, on func(*paho.Publish)) *mqttClient {
+	t.Helper()
+	return mqttUserAs(t, e.broker, e.as, filter, on)
+}
+
+// askAndAnswer asks at one end, which the other knows by that name, and answers there.
+func askAndAnswer(t *testing.T, name string, from, to end) {
+	t.Helper()
 	utf8 := byte(1)
 	question := &paho.Publish{Topic: "house/ask", QoS: 2, Payload: []byte("what?"), Properties: &paho.PublishProperties{
 		PayloadFormat: &utf8, ContentType: "text/x", ResponseTopic: "re/7", CorrelationData: []byte{0, 1, 0xff},
 		User: paho.UserProperties{{Key: "k", Value: "1"}, {Key: "k", Value: "2"}, {Key: "", Value: ""}},
 	}}
 	asked := make(chan *paho.Publish, 1)
-	responder := mqttUser(t, b.Broker, "grid/a/house/ask", func(p *paho.Publish) { asked <- p })
-	answers := mqttUser(t, a.Broker, "re/#", nil)
-	if _, err := mqttUser(t, a.Broker, "", nil).Publish(t.Context(), question); err != nil {
-		t.Fatal(err)
+	responder := to.user(t, "grid/"+name+"/house/ask", func(p *paho.Publish) { asked <- p })
+	answers := from.user(t, "re/#", nil)
+	from.user(t, "", nil).put(t, question)
+	var got *paho.Publish
+	select {
+	case got = <-asked:
+	case <-time.After(patience):
+		t.Fatalf("nobody was asked in %v", patience)
 	}
-	got := <-asked
 	p, q := got.Properties, question.Properties
 	user := slices.DeleteFunc(slices.Clone(p.User), func(u paho.UserProperty) bool { return strings.HasPrefix(u.Key, "grid-") })
 	if string(got.Payload) != "what?" || got.QoS != 2 || p.PayloadFormat == nil || *p.PayloadFormat != 1 || p.ContentType != q.ContentType ||
 		string(p.CorrelationData) != string(q.CorrelationData) || !slices.Equal(user, q.User) || p.SubscriptionIdentifier != nil {
 		t.Errorf("%v arrived with %+v, want %+v", got, p, q)
 	}
-	if _, err := responder.Publish(t.Context(), &paho.Publish{Topic: p.ResponseTopic, QoS: 2, Payload: []byte("that"), Properties: &paho.PublishProperties{CorrelationData: p.CorrelationData}}); err != nil {
-		t.Fatal(err)
-	}
+	responder.put(t, &paho.Publish{Topic: p.ResponseTopic, QoS: 2, Payload: []byte("that"), Properties: &paho.PublishProperties{CorrelationData: p.CorrelationData}})
 	answers.await(t, "that")
 	if r := answers.got[0]; r.Topic != "re/7" || string(r.Properties.CorrelationData) != string(q.CorrelationData) {
 		t.Errorf("the answer is %v with %+v", r, r.Properties)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 )
 
 // MQTTRetained is a row of the table mqtt_retained: what a peer was last told that a
@@ -14,6 +15,7 @@ type MQTTRetained struct {
 
 var (
 	mqttRetained    = prepareRead(`SELECT topic, hash FROM mqtt_retained WHERE peer = ?`)
+	oneMQTTRetained = prepareRead(`SELECT hash FROM mqtt_retained WHERE peer = ? AND topic = ?`)
 	putMQTTRetained = prepareWrite(`INSERT INTO mqtt_retained (peer, topic, hash) VALUES (?, ?, ?)
 		ON CONFLICT (peer, topic) DO UPDATE SET hash = excluded.hash`)
 	cutMQTTRetained = prepareWrite(`DELETE FROM mqtt_retained WHERE peer = ? AND topic = ?`)
@@ -25,6 +27,19 @@ func (s *Store) MQTTRetained(ctx context.Context, peer string) ([]MQTTRetained, 
 		err = row.Scan(&r.Topic, &r.Hash)
 		return r, err
 	}, peer)
+}
+
+// MQTTRetainedOf returns what a peer was told of one topic; no hash: nothing.
+func (s *Store) MQTTRetainedOf(ctx context.Context, peer, topic string) (MQTTRetained, error) {
+	r, err := readOne(ctx, s, oneMQTTRetained, func(row scanner) (r MQTTRetained, err error) {
+		err = row.Scan(&r.Hash)
+		return r, err
+	}, peer, topic)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	r.Topic = topic
+	return r, err
 }
 
 // PutMQTTRetained notes what a peer is told.

@@ -45,6 +45,11 @@ func TestMQTTRetained(t *testing.T) {
 	if got := rows("b"); !slices.Equal(got, []string{"x=3", "y=2"}) {
 		t.Errorf("b was told %v", got)
 	}
+	for topic, want := range map[string]string{"x": "3", "none": ""} {
+		if r, err := s.MQTTRetainedOf(ctx, "b", topic); err != nil || r.Topic != topic || string(r.Hash) != want {
+			t.Errorf("b was told %+v of %s, %v", r, topic, err)
+		}
+	}
 	write("cut", func(tx *sql.Tx) error { return s.CutMQTTRetained(tx, "b", "y") })
 	write("doubt", func(tx *sql.Tx) error { return DoubtMQTTRetained(tx, "b") })
 	if got := rows("b"); !slices.Equal(got, []string{"x="}) {

@@ -99,7 +99,9 @@ type Adapter struct {
 	// info is of the last connection with the broker, connected whether it lasts.
 	info      atomic.Pointer[session.Info]
 	connected atomic.Bool
-	cameUp    chan struct{} // has a token when it has come up
+	// refused are the subscriptions that the broker last refused, and why.
+	refused atomic.Pointer[map[string]error]
+	cameUp  chan struct{} // has a token when it has come up
 	// seen has, by its origin, a hash of the way by which a message came first.
 	seen *recent[[originLen]byte, uint64]
 	way  maphash.Seed
@@ -272,7 +274,7 @@ func (a *Adapter) Up(info session.Info) {
 	for id := range a.rules.Load().peers {
 		p := a.peer(id)
 		p.tellState()
-		p.reconcile()
+		p.tellImports()
 	}
 	signal(a.cameUp)
 }
@@ -280,9 +282,13 @@ func (a *Adapter) Up(info session.Info) {
 // Down implements session.Handler.
 func (a *Adapter) Down(error) { a.connected.Store(false) }
 
-// SubscriptionFailed implements session.Handler.
-func (a *Adapter) SubscriptionFailed(filter string, err error) {
-	a.log.Error("the broker refuses a subscription: what it is about does not cross", "filter", filter, "err", err)
+// Subscribed implements session.Handler. Not before it are retained messages compared:
+// one that was published between comparison and subscription would be missed.
+func (a *Adapter) Subscribed(refused map[string]error) {
+	a.refused.Store(&refused)
+	for id := range a.rules.Load().peers {
+		a.peer(id).reconcile()
+	}
 }
 
 // PeerUp says that the link to a peer is up.

@@ -204,6 +204,7 @@ func TestOldBrokers(t *testing.T) {
 		for _, g := range w.grids {
 			g.broker.info.Version = session.V311
 			g.adapter.Up(g.broker.info)
+			g.adapter.Subscribed(nil)
 		}
 		w.grids["a"].broker.client("x", "1", 1, false)
 		for _, name := range []string{"b", "c"} {
@@ -250,7 +251,7 @@ func TestReply(t *testing.T) {
 	}
 	// A reply that took too long is none.
 	p := w.grids["a"].adapter.peer(gridID("b"))
-	p.asked.put("replies/7", time.Now().Add(-replyFor-time.Second))
+	p.asked.put(askedKey("replies/7"), time.Now().Add(-replyFor-time.Second))
 	b.client(asked.ResponseTopic, "late", 1, false)
 	w.quiet()
 	if got := a.got("#"); len(got) != 4 {
@@ -403,7 +404,8 @@ func TestState(t *testing.T) {
 	eventually(t, "b is offline", holds("offline", "0"))
 	w.link("a", "b", true)
 	eventually(t, "b is online again", holds("online", "1"))
-	w.grids["a"].adapter.Up(b.info) // all is compared
+	w.grids["a"].adapter.Up(b.info)
+	w.grids["a"].adapter.Subscribed(nil) // all is compared
 	b.client("zigbee/device", "x", 1, true)
 	eventually(t, "another topic crosses", func() bool {
 		return len(w.grids["b"].broker.got("grid/a/zigbee/device"))+len(w.grids["b"].broker.got("zigbee/device")) > 0

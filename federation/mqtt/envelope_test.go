@@ -114,3 +114,20 @@ func TestRecent(t *testing.T) {
 		t.Errorf("first %d, then %d", a, b)
 	}
 }
+
+// What is remembered of response topics is bounded in bytes, too.
+func TestAskedIsShort(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("#", "")), nil))
+	a := w.grids["a"]
+	long := strings.Repeat("x", 60000)
+	a.broker.publish(&session.Message{Topic: "ask", QoS: 1, Properties: session.Properties{ResponseTopic: long}}, false)
+	asked := a.adapter.peer(gridID("b")).asked
+	if len(asked.now) != 1 {
+		t.Fatalf("%d response topics are remembered", len(asked.now))
+	}
+	for key := range asked.now {
+		if len(key) > 16 {
+			t.Errorf("a key of %d bytes", len(key))
+		}
+	}
+}

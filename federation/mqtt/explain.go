@@ -47,11 +47,37 @@ func (a *Adapter) Explain(name string) []federation.Hop {
 	if len(exports) == 0 {
 		a.explainNothing(e, name)
 	}
+	if filter, err := a.refusedFor(name); err != nil && len(exports) > 0 {
+		e.Add(federation.Hop{
+			Step: StepTopic, Value: filter, Problem: "the broker does not let the gateway read it: " + err.Error(),
+			Remedy: "give the gateway's user the right to read " + filter + "; it is taken up by itself",
+		})
+		return e.Hops
+	}
 	slices.SortFunc(exports, func(x, y *export) int { return strings.Compare(x.peer.name, y.peer.name) })
 	for _, x := range exports {
 		a.explainExport(e, x, name)
 	}
 	return e.Hops
+}
+
+// refusedFor returns the subscription by which a topic would come, if the broker refuses
+// it, and why.
+func (a *Adapter) refusedFor(name string) (filter string, why error) {
+	refused := a.refused.Load()
+	if refused == nil {
+		return "", nil
+	}
+	for filter, why = range *refused {
+		plain := filter
+		if a.cfg.Share != "" {
+			plain = strings.TrimPrefix(filter, "$share/"+a.cfg.Share+"/")
+		}
+		if topic.Match(plain, name) {
+			return filter, why
+		}
+	}
+	return "", nil
 }
 
 func (a *Adapter) explainReply(e *federation.Explanation, petname string) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/mqtt/session"
 )
 
 // What route says is what is done.
@@ -53,6 +54,13 @@ func TestExplain(t *testing.T) {
 				t.Errorf("%q: %q, want %q", c.topic, texts, want)
 			}
 		}
+	}
+	a.Subscribed(map[string]error{"x/#": &session.Refused{What: "subscribe", Code: 0x87}})
+	if hops := a.Explain("x/y"); !strings.Contains(hops[len(hops)-1].Problem, "not authorized") {
+		t.Errorf("%+v", hops)
+	}
+	if hops := a.Explain("deep/x"); strings.Contains(hops[len(hops)-1].Problem, "not authorized") {
+		t.Errorf("%+v", hops)
 	}
 	delete(w.grids["a"].policy, "c")
 	w.grids["a"].policy["d"] = federation.Policy{MQTT: w.grids["a"].policy["d"].MQTT}

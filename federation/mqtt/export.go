@@ -69,6 +69,8 @@ type outgoing struct {
 	state bool
 	// durable items wait on disk.
 	durable bool
+	// casual items are of QoS 0, and given up where too much waits.
+	casual bool
 	// done is called when the item is safe, or given up for good (nil), or with why
 	// it has to be given again.
 	done func(error)
@@ -93,9 +95,10 @@ func (a *Adapter) outgoing(e *export, m *session.Message, tr *trace, user []sess
 	if m.Retain && e.Retain {
 		env.Flags |= flagRetain
 		o.retained, o.clear, o.durable = env.contentHash(), len(m.Payload) == 0, true
+		o.casual = env.QoS == 0 && flags&flagState == 0
 	}
 	if env.Response != "" {
-		o.peer.asked.put(env.Response, time.Now())
+		o.peer.asks(env.Response)
 	}
 	if !a.pack(e.peer, o, &env, m) {
 		return nil

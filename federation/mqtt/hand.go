@@ -93,7 +93,7 @@ func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.It
 		if a.rules.Load().peers[from.ID] == nil {
 			return nil
 		}
-		if err := a.heardImports(ctx, from.ID, env.Payload); err != nil {
+		if err := a.heardImports(from.ID, env.Payload); err != nil {
 			return fmt.Errorf("note what %s imports: %w", from.Name, err)
 		}
 		return nil

@@ -61,6 +61,37 @@ func TestOverflowBlock(t *testing.T) {
 	eventually(t, "it is seen that there is room", func() bool { return a.adapter.Peers()[0].Full.IsZero() })
 }
 
+// A peer that is removed while its queue is full leaves nothing unacknowledged: the broker
+// would get no acknowledgement of anything after that.
+func TestOverflowRemoved(t *testing.T) {
+	w := full(t, federation.OverflowBlock)
+	a := w.grids["a"]
+	eventually(t, "it is seen that the queue is full", func() bool { return !a.adapter.Peers()[0].Full.IsZero() })
+	a.dir.Publish(federation.NewSnapshot(nil, nil, nil))
+	w.quietBut(t, "a")
+}
+
+// Retained messages at QoS 0 that wait for the disk take no room from others, which were
+// acknowledged.
+func TestOverflowOfRetained(t *testing.T) {
+	w := full(t, federation.OverflowBlock)
+	a, b := w.grids["a"].broker, w.grids["b"].broker
+	for i := range keepItems + batchItems + 10 {
+		a.client("x/loose", fmt.Sprint(i), 0, true)
+	}
+	for i := range 3 {
+		a.client("x/firm", fmt.Sprint(i), 1, true)
+	}
+	w.link("a", "b", true)
+	w.quiet()
+	if got, want := b.got("x/firm"), []string{"x/firm=0", "x/firm=1", "x/firm=2"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := len(b.got("x/loose")); got > keepItems+batchItems {
+		t.Errorf("%d at QoS 0 waited, more than %d", got, keepItems+batchItems)
+	}
+}
+
 // While one peer's queue is full, others get what is theirs.
 func TestOverflowOfOne(t *testing.T) {
 	w := newWorld(t, []string{"a", "b", "c"}, func(self, peer string) *federation.MQTTPolicy {

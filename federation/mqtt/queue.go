@@ -38,7 +38,7 @@ type peer struct {
 	a  *Adapter
 	id federation.GridID
 	// asked has the response topics that the peer was told of, and when.
-	asked *recent[string, time.Time]
+	asked *recent[[16]byte, time.Time]
 	pace  *pace
 
 	mu     sync.Mutex
@@ -55,6 +55,10 @@ type peer struct {
 	// touched are the topics that changed since the comparison of retained messages
 	// that runs began; nil: none runs.
 	touched map[string]bool
+	// doubted is when all that the peer was told was last made unknown, for compare alone.
+	doubted time.Time
+	// heard is what the peer last said that it imports; nil: nothing in this life.
+	heard []byte
 	// comparing has a token when retained messages are to be compared, stating when
 	// the state of the link is to be told.
 	comparing, stating, importing chan struct{}
@@ -90,7 +94,7 @@ func (q *pending) take() []*outgoing {
 func newPeer(a *Adapter, id federation.GridID) *peer {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
 	return &peer{
-		a: a, id: id, asked: newRecent[string, time.Time](remembered), pace: newPace(), end: make(chan struct{}),
+		a: a, id: id, asked: newRecent[[16]byte, time.Time](remembered), pace: newPace(), end: make(chan struct{}),
 		wake: token(), wakeup: token(), comparing: token(), stating: token(), importing: token(),
 	}
 }
@@ -159,7 +163,7 @@ func (p *peer) queue(o *outgoing) {
 		reason = "peer"
 	case o.durable && o.state && p.touched != nil && p.touched[o.topic]:
 		reason = "newer" // what was published meanwhile goes before it
-	case o.durable && o.item.ID == nil && o.retained != nil && (len(p.keep.items) >= keepItems || p.keep.bytes >= keepBytes) && !o.state:
+	case o.durable && o.casual && (len(p.keep.items) >= keepItems || p.keep.bytes >= keepBytes):
 		reason = "full"
 	case o.durable:
 		if o.retained != nil && p.touched != nil && !o.state {
@@ -246,22 +250,40 @@ func (p *peer) store(ctx context.Context) {
 		if batch == nil {
 			return
 		}
-		for len(batch) > 0 {
-			n := p.paced(ctx, batch)
-			if n < 0 {
-				return
+		left := p.storeBatch(ctx, batch)
+		if len(left) == 0 {
+			continue
+		}
+		p.mu.Lock()
+		gone := p.gone
+		p.mu.Unlock()
+		for _, o := range left {
+			if gone { // else the broker gives it to the next life
+				p.giveUp(o, "peer")
 			}
-			if n == 0 { // given up by its rate
-				p.giveUp(batch[0], "rate")
-				batch = batch[1:]
-				continue
-			}
-			if !p.put(ctx, batch[:n]) {
-				return
-			}
-			batch = batch[n:]
+		}
+		return
+	}
+}
+
+// storeBatch returns what has no end yet when ctx is done.
+func (p *peer) storeBatch(ctx context.Context, batch []*outgoing) (left []*outgoing) {
+	for len(batch) > 0 {
+		n := p.paced(ctx, batch)
+		if n < 0 {
+			return batch
+		}
+		if n == 0 { // given up by its rate
+			p.giveUp(batch[0], "rate")
+			batch = batch[1:]
+			continue
+		}
+		ended := p.put(ctx, batch[:n])
+		if batch = batch[ended:]; ended < n {
+			return batch
 		}
 	}
+	return nil
 }
 
 // paced says how many items may go now: at least one, or 0 for one that is too much,
@@ -284,51 +306,51 @@ func (p *peer) paced(ctx context.Context, batch []*outgoing) int {
 	return 1
 }
 
-// put returns false when ctx is done; else each item is safe, given up, or has to be
-// given again.
-func (p *peer) put(ctx context.Context, batch []*outgoing) bool {
+// put returns how many items are safe, given up, or have to be given again: from the
+// first, and all of them unless ctx is done.
+func (p *peer) put(ctx context.Context, batch []*outgoing) (ended int) {
 	wait := fullMin
-	for len(batch) > 0 {
-		err := p.putOnce(ctx, batch)
+	for rest := batch; ; rest = batch[ended:] {
+		err := p.putOnce(ctx, rest)
 		switch {
 		case ctx.Err() != nil:
-			return false
+			return ended
 		case err == nil:
 			p.setFull(false)
-			p.stored(ctx, batch)
-			return true
+			p.stored(ctx, rest)
+			return len(batch)
 		case errors.Is(err, federation.ErrPeerNotActive):
-			for _, o := range batch {
+			for _, o := range rest {
 				p.giveUp(o, "peer")
 			}
-			return true
+			return len(batch)
 		case !errors.Is(err, lane.ErrFull):
-			p.a.log.Warn("messages for a peer cannot be stored; the broker keeps them", "peer", p.name(), "count", len(batch), "err", err)
-			for _, o := range batch {
+			p.a.log.Warn("messages for a peer cannot be stored; the broker keeps them", "peer", p.name(), "count", len(rest), "err", err)
+			for _, o := range rest {
 				o.done(err)
 			}
-			return true
-		case len(batch) > 1:
-			if !p.put(ctx, batch[:len(batch)/2]) {
-				return false
+			return len(batch)
+		case len(rest) > 1:
+			half := rest[:len(rest)/2]
+			n := p.put(ctx, half)
+			if ended += n; n < len(half) {
+				return ended
 			}
-			batch = batch[len(batch)/2:]
 			continue
 		}
 		p.setFull(true)
-		if last := batch[0].item.Expires; !last.IsZero() && time.Now().After(last) {
-			p.giveUp(batch[0], "expired")
-			return true
+		if last := rest[0].item.Expires; !last.IsZero() && time.Now().After(last) {
+			p.giveUp(rest[0], "expired")
+			return len(batch)
 		}
-		if p.overflow(ctx, batch[0]) {
-			return ctx.Err() == nil
+		if p.overflow(ctx, rest[0]) {
+			return len(batch)
 		}
 		if !pause(ctx, wait) {
-			return false
+			return ended
 		}
 		wait = min(2*wait, fullMax)
 	}
-	return true
 }
 
 // overflow makes room for an item or gives it up; then it is true.

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"github.com/yggate/yggate/federation/lane"
@@ -30,7 +31,7 @@ func (a *Adapter) reply(petname, to string, m *session.Message, ack func(error))
 		env := envelopeOf(m, user)
 		env.Kind, env.Topic, env.QoS, env.Path = kindReply, to, m.QoS, append(tr.path, string(a.cfg.Self))
 		if env.Response != "" {
-			a.peer(r.id).asked.put(env.Response, time.Now())
+			a.peer(r.id).asks(env.Response)
 		}
 		o := &outgoing{peer: a.peer(r.id), topic: to, durable: m.QoS > 0}
 		if !a.pack(r, o, &env, m) {
@@ -52,9 +53,18 @@ func (a *Adapter) replyable(r *peerRules, to string, tr *trace) (rule string) {
 	return ""
 }
 
+// asks notes that a peer is told of a response topic.
+func (p *peer) asks(response string) { p.asked.put(askedKey(response), time.Now()) }
+
+// askedKey is a response topic as it is remembered: some are long.
+func askedKey(response string) [16]byte {
+	sum := sha256.Sum256([]byte(response))
+	return [16]byte(sum[:16])
+}
+
 // admitReply makes a reply of a peer a message for the one that asked.
 func (a *Adapter) admitReply(r *peerRules, env *envelope, it *lane.Item) (_ *session.Message, rule string) {
-	asked, ok := a.peer(r.id).asked.get(env.Topic)
+	asked, ok := a.peer(r.id).asked.get(askedKey(env.Topic))
 	if !ok || time.Since(asked) > replyFor {
 		return nil, "not_asked"
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -23,8 +24,8 @@ import (
 // that they are not new (flagState), and empty ones for topics that hold nothing any
 // more.
 //
-// A peer says, when the link comes up, what it imports, as a digest. When that has
-// changed since, it is told everything anew.
+// A peer says, when its link and its broker come up, what it imports, as a digest. When
+// that has changed since, it is told everything anew.
 
 const (
 	// importsRow is where the digest of what a peer imports stands among its topics.
@@ -37,6 +38,9 @@ const (
 	// compareOld is how often messages are compared with a broker of MQTT 3.1.1, which
 	// does not say of what is published just now whether it is retained.
 	compareOld = 30 * time.Second
+	// changeEvery is for how many times Config.Settle a peer is told nothing anew again
+	// because it has said that it imports something else.
+	changeEvery = 5
 )
 
 // rememberRetained notes what a peer will have retained when it has a batch.
@@ -84,22 +88,37 @@ func (p *peer) reconcile() { signal(p.comparing) }
 func (p *peer) compare(ctx context.Context) {
 	tick := time.NewTicker(compareOld)
 	defer tick.Stop()
+	var unread *session.Unread
 	for {
 		select {
 		case <-p.comparing:
 		case <-tick.C:
-			if !p.a.v311() {
+			if !p.a.v311() && unread == nil {
 				continue
 			}
 		case <-ctx.Done():
 			return
 		}
-		if err := p.compareOnce(ctx); err != nil && ctx.Err() == nil {
-			p.a.log.Info("retained messages could not be compared with what a peer has; it is tried again", "peer", p.name(), "err", err)
-			if !pause(ctx, compareAgain) {
-				return
+		err := p.noteImports(ctx)
+		rest, read := time.Duration(0), false
+		if err == nil {
+			read, err = p.compareOnce(ctx)
+		}
+		if read { // so that a peer cannot have it done without end
+			rest = p.a.cfg.Settle
+		}
+		was := unread
+		if unread = nil; errors.As(err, &unread) {
+			if was == nil || was.Error() != unread.Error() {
+				p.a.log.Warn("the broker does not show all that it retains; what it keeps back is not compared with what a peer has, and nothing is cleared there", "peer", p.name(), "err", err)
 			}
+		} else if err != nil && ctx.Err() == nil {
+			p.a.log.Info("retained messages could not be compared with what a peer has; it is tried again", "peer", p.name(), "err", err)
+			rest = compareAgain
 			p.reconcile()
+		}
+		if !pause(ctx, rest) {
+			return
 		}
 	}
 }
@@ -110,30 +129,35 @@ type told struct {
 	seen bool // the broker has the topic
 }
 
-// compareOnce sends what differs.
-func (p *peer) compareOnce(ctx context.Context) error {
+// compareOnce sends what differs; read says whether the broker was asked for it.
+func (p *peer) compareOnce(ctx context.Context) (read bool, err error) {
 	r := p.rules()
-	if r == nil {
-		return nil
+	if r == nil || !p.a.connected.Load() { // once it is
+		return false, nil
 	}
 	p.beginCompare()
 	defer p.endCompare()
 	rows, err := p.a.cfg.Store.MQTTRetained(ctx, string(p.id))
 	if err != nil {
-		return fmt.Errorf("read what the peer was told: %w", err)
+		return false, fmt.Errorf("read what the peer was told: %w", err)
 	}
 	had := make(map[string]*told, len(rows))
 	for _, row := range rows {
 		had[row.Topic] = &told{hash: row.Hash}
 	}
 	if had[importsRow] == nil {
-		return nil // it has never said that it imports anything
+		return false, nil // it has never said that it imports anything
 	}
 	delete(had, importsRow)
 	out := &piece{p: p}
 	if filters := p.a.rules.Load().retained(func(id federation.GridID) bool { return id == p.id }); len(filters) > 0 {
-		if err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) }); err != nil {
-			return fmt.Errorf("read what the broker retains: %w", err)
+		read = true
+		err := p.a.broker.Snapshot(ctx, filters, func(m *session.Message) error { return p.differs(ctx, r, m, had, out) })
+		if unread := (*session.Unread)(nil); errors.As(err, &unread) {
+			return read, errors.Join(err, out.flush(ctx))
+		}
+		if err != nil {
+			return read, fmt.Errorf("read what the broker retains: %w", err)
 		}
 	}
 	for name, t := range had {
@@ -147,10 +171,10 @@ func (p *peer) compareOnce(ctx context.Context) error {
 			continue
 		}
 		if err := out.add(ctx, o); err != nil {
-			return err
+			return read, err
 		}
 	}
-	return out.flush(ctx)
+	return read, out.flush(ctx)
 }
 
 // beginCompare has topics noted that change from now on, and those whose last change is
@@ -298,11 +322,11 @@ func (p *peer) imports(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		r := p.rules()
-		if r == nil || !p.isUp() || len(r.order) == 0 {
+		r, info := p.rules(), p.a.info.Load()
+		if r == nil || info == nil || !p.isUp() || len(r.order) == 0 {
 			continue
 		}
-		env := envelope{Kind: kindImports, Payload: r.digest()}
+		env := envelope{Kind: kindImports, Payload: r.digest(info.Life)}
 		body, err := env.encode()
 		if err == nil {
 			err = p.a.eph.Send(ctx, p.id, lane.Eph, lane.Item{Kind: federation.MQTT, Body: body})
@@ -317,39 +341,53 @@ func (p *peer) imports(ctx context.Context) {
 	}
 }
 
-// digest names what is imported from a peer.
-func (p *peerRules) digest() []byte {
+// digest names what is imported from a peer, and the life of the broker's session: a
+// broker that has lost that has most likely lost what was imported, too.
+func (p *peerRules) digest(life string) []byte {
 	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", life)
 	for _, m := range p.policy.Imports {
 		fmt.Fprintf(h, "%q %q %d %v\n", m.Filter, m.As, m.QoS, m.Retain)
 	}
 	return h.Sum(nil)[:16]
 }
 
-// heardImports compares what the peer imports with what it did, and sends what it
-// needs.
-func (a *Adapter) heardImports(ctx context.Context, id federation.GridID, digest []byte) error {
+// heardImports has what a peer says that it imports noted before the next comparison.
+// That is where the work is: a peer may say it as often as it likes.
+func (a *Adapter) heardImports(id federation.GridID, digest []byte) error {
 	if len(digest) == 0 || len(digest) > sha256.Size {
 		return fmt.Errorf("a digest of %d bytes", len(digest))
 	}
-	rows, err := a.cfg.Store.MQTTRetained(ctx, string(id))
-	if err != nil {
+	p := a.peer(id)
+	p.mu.Lock()
+	p.heard = digest
+	p.mu.Unlock()
+	p.reconcile()
+	return nil
+}
+
+// noteImports makes all that the peer was told unknown where it has said since that it
+// imports something else. Within changeEvery that is put off.
+func (p *peer) noteImports(ctx context.Context) error {
+	p.mu.Lock()
+	digest := p.heard
+	p.mu.Unlock()
+	if digest == nil {
+		return nil
+	}
+	row, err := p.a.cfg.Store.MQTTRetainedOf(ctx, string(p.id), importsRow)
+	if err != nil || bytes.Equal(row.Hash, digest) {
 		return err
 	}
-	known := false
-	for _, row := range rows {
-		known = known || row.Topic == importsRow && bytes.Equal(row.Hash, digest)
+	if wait := time.Until(p.doubted.Add(changeEvery * p.a.cfg.Settle)); wait > 0 {
+		time.AfterFunc(wait, p.reconcile)
+		return nil
 	}
-	if !known {
-		if err := a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
-			if err := store.DoubtMQTTRetained(tx, string(id)); err != nil {
-				return err
-			}
-			return a.cfg.Store.PutMQTTRetained(tx, string(id), store.MQTTRetained{Topic: importsRow, Hash: digest})
-		}); err != nil {
+	p.doubted = time.Now()
+	return p.a.cfg.Store.Write(ctx, func(tx *sql.Tx) error {
+		if err := store.DoubtMQTTRetained(tx, string(p.id)); err != nil {
 			return err
 		}
-	}
-	a.peer(id).reconcile()
-	return nil
+		return p.a.cfg.Store.PutMQTTRetained(tx, string(p.id), store.MQTTRetained{Topic: importsRow, Hash: digest})
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
@@ -36,6 +37,7 @@ func TestRetained(t *testing.T) {
 	a.mu.Unlock()
 	w.grids["a"].adapter.Down(nil)
 	w.grids["a"].adapter.Up(a.info)
+	w.grids["a"].adapter.Subscribed(nil)
 	w.link("a", "b", true)
 	want = map[string]string{"from/a/s/1": "ONE", "from/a/s/4": "four"}
 	eventually(t, "they are as they should", func() bool { return maps.Equal(b.holds("from/#"), want) })
@@ -75,6 +77,85 @@ func TestRetainedAfterImport(t *testing.T) {
 	a.policy["b"] = allow(federation.MQTTPolicy{Exports: rulesOf(rule("none", ""))})
 	a.publishPolicy()
 	eventually(t, "it is cleared", func() bool { return len(b.broker.holds("from/#")) == 0 })
+}
+
+// What the broker does not show is not taken for gone, and keeps nothing else from being
+// compared.
+func TestRetainedUnread(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", ""), rule("other/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"].broker
+	a.broker.client("state/1", "one", 1, true)
+	a.broker.client("other/1", "one", 1, true)
+	eventually(t, "they cross", func() bool { return len(b.holds("#")) == 2 })
+	a.broker.mu.Lock()
+	a.broker.hidden = "state/#"
+	a.broker.retained["other/2"] = &session.Message{Topic: "other/2", Payload: []byte("two"), QoS: 1, Retain: true}
+	delete(a.broker.retained, "other/1")
+	a.broker.mu.Unlock()
+	a.adapter.Subscribed(map[string]error{"state/#": &session.Refused{What: "subscribe"}})
+	want := map[string]string{"state/1": "one", "other/1": "one", "other/2": "two"}
+	eventually(t, "what is shown crosses", func() bool { return maps.Equal(b.holds("#"), want) })
+	a.broker.mu.Lock()
+	a.broker.hidden = ""
+	a.broker.mu.Unlock()
+	a.adapter.Subscribed(nil)
+	want = map[string]string{"state/1": "one", "other/2": "two"}
+	eventually(t, "what is gone is cleared when all is shown", func() bool { return maps.Equal(b.holds("#"), want) })
+}
+
+// A broker that has lost its session, and what it retained with it, is told everything
+// anew.
+func TestRetainedLost(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"]
+	eventually(t, "a knows what b imports", func() bool {
+		rows, err := a.adapter.cfg.Store.MQTTRetained(t.Context(), string(b.id))
+		return err == nil && len(rows) == 1 && len(rows[0].Hash) > 0
+	})
+	a.broker.client("state/1", "one", 1, true)
+	eventually(t, "it crosses", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+	w.quiet()
+	b.adapter.Down(nil)
+	b.broker.mu.Lock()
+	clear(b.broker.retained)
+	b.broker.mu.Unlock()
+	again := b.broker.info
+	again.Life = "another"
+	b.adapter.Up(again)
+	b.adapter.Subscribed(nil)
+	eventually(t, "it crosses again", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+}
+
+// A peer that says without end what it imports has not all compared each
+// time.
+func TestRetainedFlood(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("state/1", "one", 1, true)
+	eventually(t, "it crosses", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+	asked := func() int {
+		a.broker.mu.Lock()
+		defer a.broker.mu.Unlock()
+		return a.broker.snapshots
+	}
+	before, began := asked(), time.Now()
+	for i := range 2000 {
+		env := envelope{Kind: kindImports, Payload: []byte{byte(i / 1000), 1}}
+		body, err := env.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.adapter.Deliver(t.Context(), a.peerOf("b"), lane.Item{Kind: federation.MQTT, Body: body}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Microsecond)
+	}
+	// One that was under way, and one for each time that is left in between.
+	if n, most := asked()-before, 2+int(time.Since(began)/a.adapter.cfg.Settle); n > most {
+		t.Errorf("%d comparisons, at most %d were due", n, most)
+	}
+	a.broker.client("state/1", "two", 1, true)
+	eventually(t, "what comes then crosses", func() bool { return b.broker.holds("#")["state/1"] == "two" })
 }
 
 // A retained message that was given up is not forgotten.

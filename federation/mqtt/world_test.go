@@ -101,6 +101,7 @@ func newWorld(t *testing.T, names []string, policy func(self, peer string) *fede
 	for _, g := range w.grids {
 		g.ready()
 		g.adapter.Up(g.broker.info)
+		g.adapter.Subscribed(nil)
 		for other := range g.policy {
 			running.Go(func() { g.wire.carry(ctx, w.grids[other]) })
 			w.link(g.name, other, true)
@@ -153,10 +154,13 @@ type broker struct {
 	// log is all that was published, but for the adapter's own topics.
 	log      []*session.Message
 	retained map[string]*session.Message
-	refuse   func(*session.Message) error
-	acked    int
-	nacked   int
-	given    int // to the adapter, to be acknowledged
+	// snapshots counts how often it was asked for what it retains.
+	snapshots int
+	hidden    string // a filter that Snapshot is refused
+	refuse    func(*session.Message) error
+	acked     int
+	nacked    int
+	given     int // to the adapter, to be acknowledged
 }
 
 func (b *broker) subscribed(subs []session.Subscription) bool {
@@ -191,17 +195,21 @@ func (b *broker) Send(_ context.Context, _ string, m *session.Message, done func
 
 func (b *broker) Snapshot(_ context.Context, filters []string, fn func(*session.Message) error) error {
 	b.mu.Lock()
-	all := slices.Collect(maps.Values(b.retained))
+	b.snapshots++
+	all, hidden := slices.Collect(maps.Values(b.retained)), b.hidden
 	b.mu.Unlock()
 	for _, m := range all {
 		for _, f := range filters {
-			if topic.Match(f, m.Topic) {
+			if f != hidden && topic.Match(f, m.Topic) {
 				c := *m
 				if err := fn(&c); err != nil {
 					return err
 				}
 			}
 		}
+	}
+	if hidden != "" {
+		return &session.Unread{Filters: []string{hidden}, Err: &session.Refused{What: "subscribe"}}
 	}
 	return nil
 }

@@ -200,7 +200,7 @@ func (s *Session) failAll(err error) {
 func (s *Session) overdue(c *conn, now time.Time) bool {
 	s.mu.Lock()
 	defer s.unlock()
-	if c.paused.Load() {
+	if c.paused.Load() || now.Sub(time.Unix(0, c.resumed.Load())) <= s.cfg.AckTimeout {
 		return false
 	}
 	for e := s.out.flying.Front(); e != nil; e = e.Next() {

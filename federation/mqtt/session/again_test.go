@@ -1,9 +1,11 @@
 package session
 
 import (
+	"container/list"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestReleasedAgain has brokers repeat what they have released, in the same life of
@@ -60,5 +62,24 @@ func TestReleasedAgain(t *testing.T) {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// TestOverdue: acknowledgements that lay unread while a connection was not read are not
+// the broker's fault.
+func TestOverdue(t *testing.T) {
+	now := time.Now()
+	s, c := &Session{cfg: Config{AckTimeout: time.Minute}}, &conn{}
+	s.out.flying = list.New()
+	s.out.flying.PushBack(&flight{on: c, step: sent, at: now.Add(-time.Hour)})
+	if !s.overdue(c, now) {
+		t.Error("an hour without an acknowledgement is not too long")
+	}
+	c.resumed.Store(now.Add(-time.Second).UnixNano())
+	if s.overdue(c, now) {
+		t.Error("a connection that was not read until just now is given up")
+	}
+	if !s.overdue(c, now.Add(2*time.Minute)) {
+		t.Error("it is never given up any more")
 	}
 }

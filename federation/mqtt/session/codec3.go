@@ -44,7 +44,7 @@ func (f *frame) decode3() (*packet, error) {
 	switch c := cp.(type) {
 	case *v3.ConnackPacket:
 		p.code = connackCode(c.ReturnCode)
-		p.connack = &connack{present: c.SessionPresent, receiveMax: 65535, maxQoS: 2, retain: true, wildcard: true, shared: true}
+		p.connack = &connack{present: c.SessionPresent, receiveMax: 65535, maxQoS: 2, retain: true, wildcard: true} // which knows no shared subscriptions
 	case *v3.PublishPacket:
 		p.dup = c.Dup
 		p.message = &Message{Topic: c.TopicName, Payload: c.Payload, QoS: c.Qos, Retain: c.Retain}

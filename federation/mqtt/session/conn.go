@@ -22,6 +22,8 @@ type conn struct {
 	said   atomic.Int64 // when something was last written
 	pinged atomic.Int64 // when a ping was sent that was not answered, or 0
 	paused atomic.Bool  // it is not read, so that silence means nothing
+	// resumed is when it was last read again: acknowledgements may lie there since.
+	resumed atomic.Int64
 
 	// in and subs are held by the session's lock.
 	in   connIn
@@ -168,6 +170,7 @@ func (s *Session) inspect(c *conn, now time.Time) error {
 	if s.overdue(c, now) {
 		return fmt.Errorf("the broker has not acknowledged a message within %v", s.cfg.AckTimeout)
 	}
+	s.askAgain(c, now)
 	if c.keepAlive == 0 {
 		return nil
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +54,8 @@ func (j *memory) Write(_ context.Context, _ string, changes []Change) error {
 //	> BYTES      send them
 //	publish QOS KEY  have the session publish; done KEY waits for its end
 //	disk STATE   off: writes of the journal wait until it is on
+//	subscribe FILTER ...  set the subscriptions, at QoS 0
+//	subscribed FILTER ...  wait until the broker has answered them, and these were refused
 //	end          the session closes the connection
 //	close        close it
 type dialogue struct {
@@ -64,15 +68,17 @@ type dialogue struct {
 	r     *bufio.Reader
 	done  map[string]chan error
 	got   chan *Message
+	// answered has each Subscribed.
+	answered chan map[string]error
 }
 
 func (d *dialogue) Arrive(_ context.Context, m *Message, ack func(error)) { d.got <- m; ack(nil) }
 func (d *dialogue) Up(Info)                                               {}
 func (d *dialogue) Down(error)                                            {}
-func (d *dialogue) SubscriptionFailed(string, error)                      {}
+func (d *dialogue) Subscribed(refused map[string]error)                   { d.answered <- refused }
 
 func newDialogue(t *testing.T, cfg Config) *dialogue {
-	d := &dialogue{t: t, conns: make(chan net.Conn), done: map[string]chan error{}, got: make(chan *Message, 4096)}
+	d := &dialogue{t: t, conns: make(chan net.Conn), done: map[string]chan error{}, got: make(chan *Message, 4096), answered: make(chan map[string]error, 64)}
 	cfg.Addr, cfg.ClientID, cfg.Handler, cfg.BackoffMin, cfg.BackoffMax = "broker:1883", "c", d, time.Millisecond, time.Millisecond
 	if cfg.Journal == nil {
 		cfg.Journal = newMemory()
@@ -147,6 +153,23 @@ func (d *dialogue) play(script string) {
 				}
 			case <-time.After(patience):
 				d.t.Fatalf("%s does not end", text)
+			}
+		case "subscribe":
+			var subs []Subscription
+			for f := range strings.FieldsSeq(text) {
+				subs = append(subs, Subscription{Filter: f})
+			}
+			if err := d.s.SetSubscriptions(subs); err != nil {
+				d.t.Fatal(err)
+			}
+		case "subscribed":
+			select {
+			case refused := <-d.answered:
+				if got := strings.Join(slices.Sorted(maps.Keys(refused)), " "); got != text {
+					d.t.Fatalf("refused are %q, want %q", got, text)
+				}
+			case <-time.After(patience):
+				d.t.Fatal("subscriptions are not answered")
 			}
 		case "disk":
 			if text == "off" {
@@ -232,7 +255,16 @@ func TestDialogues(t *testing.T) {
 		"3.1.1 by code":     {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 03 00 84 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00\npublish 1 k\n< 32 05 00 01 74 00 01\n> 40 02 00 01\ndone k"},
 		"3.1.1 by its own":  {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 02 00 01\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
 		"3.1.1 by closing":  {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\nclose\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
-		"fresh session":     {Config{Journal: &memory{st: State{In: map[uint16]InState{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
+		"refused, and asked for again": {Config{AskAgain: 50 * time.Millisecond, KeepAlive: time.Second}, resumed + "subscribe a b\n" +
+			"< 82 .. 00 01 00 00 01 61 00 00 01 62 00\n> 90 05 00 01 00 87 00\nsubscribed a\n" +
+			"< 82 .. 00 02 00 00 01 61 00\n> 90 04 00 02 00 87\nsubscribed a\n< 82 .. 00 03 00 00 01 61 00\n> 90 04 00 03 00 00\nsubscribed"},
+		"refused with 3.1.1, and asked for on the next connection": {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe a\n" +
+			"< 82 .. 00 01 00 01 61 00\n> 90 03 00 01 80\nsubscribed a\nclose\naccept\n< 10*\n> 20 02 01 00\n< 82 .. 00 02 00 01 61 00\n> 90 03 00 02 00\nsubscribed\n" +
+			"close\naccept\n< 10*\n> 20 02 01 00\nsubscribed"},
+		"shared, and the broker has none":       {Config{}, "accept\n< 10*\n> 20 05 01 00 02 2a 00\nsubscribe $share/g/a b\n< 82 .. 00 01 00 00 01 62 00\n> 90 04 00 01 00 00\nsubscribed $share/g/a"},
+		"shared, with 3.1.1":                    {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe $share/g/a\nsubscribed $share/g/a"},
+		"answered once, though there were more": {Config{}, resumed + "subscribe a\n< 82 .. 00 01 00 00 01 61 00\nsubscribe a b\n< 82 .. 00 02 00 00 01 62 00\n> 90 04 00 02 00 00\n> 90 04 00 01 00 00\nsubscribed"},
+		"fresh session":                         {Config{Journal: &memory{st: State{In: map[uint16]InState{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -31,6 +31,16 @@ func (r *Refused) Error() string {
 	return s
 }
 
+// Unread says that the broker did not show what it retains below some filters.
+type Unread struct {
+	Filters []string
+	// Err is why: a *Refused for each.
+	Err error
+}
+
+func (u *Unread) Error() string { return u.Err.Error() }
+func (u *Unread) Unwrap() error { return u.Err }
+
 // Permanent says that the same message would be refused again, however often.
 func (r *Refused) Permanent() bool {
 	switch r.Code {
@@ -60,6 +70,7 @@ const (
 	codePayloadInvalid byte = 0x99
 	codeRetain         byte = 0x9a
 	codeQoS            byte = 0x9b
+	codeShared         byte = 0x9e
 )
 
 var reasons = map[byte]string{

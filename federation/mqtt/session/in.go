@@ -152,6 +152,7 @@ func (s *Session) gate(c *conn) error {
 		if c.pinged.Load() != 0 {
 			c.pinged.Store(time.Now().UnixNano())
 		}
+		c.resumed.Store(time.Now().UnixNano())
 		c.paused.Store(false)
 		s.mu.Lock()
 		if err != nil {

@@ -15,7 +15,11 @@ type event struct {
 	a    *arrival // of a message at QoS 1 or 2
 	up   *Info
 	down error
+	subs *subscribed
 }
+
+// subscribed is that all subscriptions are answered.
+type subscribed struct{ refused map[string]error }
 
 // inbox keeps what waits for the handler. Messages at QoS 1 and 2 are bounded by
 // the gate, those at QoS 0 here.
@@ -114,6 +118,8 @@ func (b *inbox) give(ctx context.Context, e event) {
 		b.s.cfg.Handler.Up(*e.up)
 	case e.down != nil:
 		b.s.cfg.Handler.Down(e.down)
+	case e.subs != nil:
+		b.s.cfg.Handler.Subscribed(e.subs.refused)
 	case e.a != nil:
 		b.s.cfg.Handler.Arrive(ctx, e.m, b.s.acked(e.a))
 	default:

@@ -93,7 +93,8 @@ func (c *Config) complete() error {
 	c.AckTimeout = cmp.Or(c.AckTimeout, time.Minute)
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 20*time.Second)
 	c.BackoffMin = cmp.Or(c.BackoffMin, 250*time.Millisecond)
-	c.BackoffMax = max(cmp.Or(c.BackoffMax, 30*time.Second), c.BackoffMin)
+	c.AskAgain = cmp.Or(c.AskAgain, 30*time.Second)
+	c.BackoffMax = max(cmp.Or(c.BackoffMax, 5*time.Second), c.BackoffMin)
 	c.ReceiveMaximum = cmp.Or(c.ReceiveMaximum, 1024)
 	c.MaxPacket = cmp.Or(c.MaxPacket, 1<<20)
 	c.MaxUnacked = cmp.Or(c.MaxUnacked, 64<<20)
@@ -161,12 +162,16 @@ func (s *Session) Run(ctx context.Context) error {
 	return nil
 }
 
-// backoff doubles the wait. Two gateways with one client id would throw each other
-// out for ever; that is tried as rarely as may be.
+// takenOverWait is what is waited when another client has the client id.
+const takenOverWait = 30 * time.Second
+
+// backoff doubles the wait. It stays short: what is published at a broker that keeps
+// no sessions is lost until it is connected to again. Two gateways with one client id
+// would throw each other out for ever; that is tried rarely.
 func (s *Session) backoff(wait time.Duration, err error) time.Duration {
 	var refused *Refused
 	if errors.As(err, &refused) && refused.Code == codeTakenOver {
-		return s.cfg.BackoffMax
+		return takenOverWait
 	}
 	return min(max(2*wait, s.cfg.BackoffMin), s.cfg.BackoffMax)
 }
@@ -257,7 +262,7 @@ func (s *Session) up(c *conn, a *connack) {
 	defer s.unlock()
 	s.conn, s.since, s.last = c, time.Now(), nil
 	c.in.since = s.in.turn
-	s.info = Info{Version: c.enc.version, Resumed: a.present, MaxQoS: a.maxQoS, Retain: a.retain, Shared: a.shared,
+	s.info = Info{Version: c.enc.version, Resumed: a.present, Life: string(s.in.life), MaxQoS: a.maxQoS, Retain: a.retain, Shared: a.shared,
 		MaxPacket: a.maxPacket, ReceiveMaximum: a.receiveMax, KeepAlive: c.keepAlive}
 	s.metrics.connected.Set(1)
 	s.log.Info("connected with the MQTT broker", "addr", s.cfg.Addr, "version", c.enc.version, "resumed", a.present)
@@ -349,8 +354,8 @@ func (s *Session) Status() Status {
 	if s.last != nil {
 		st.LastError = s.last.Error()
 	}
-	for f, err := range s.subs.refused {
-		st.Refused[f] = err.Error()
+	for f, r := range s.subs.refused {
+		st.Refused[f] = r.err.Error()
 	}
 	return st
 }

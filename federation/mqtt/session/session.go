@@ -64,8 +64,11 @@ type Config struct {
 	AckTimeout time.Duration
 	// ConnectTimeout bounds dialling and the handshake (20 s by default).
 	ConnectTimeout time.Duration
-	// BackoffMin and BackoffMax bound the wait before the next try (250 ms, 30 s).
+	// BackoffMin and BackoffMax bound the wait before the next try (250 ms, 5 s).
 	BackoffMin, BackoffMax time.Duration
+	// AskAgain is after how long a subscription that the broker refused is asked for
+	// again (30 s by default): nobody tells when it may be had.
+	AskAgain time.Duration
 	// SessionExpiry is how long the broker keeps the session while we are away
 	// (for ever by default; MQTT 5 alone).
 	SessionExpiry time.Duration
@@ -89,7 +92,7 @@ type Config struct {
 }
 
 // Handler is what is done with what comes from the broker. Its methods are called
-// one at a time, but for SubscriptionFailed.
+// one at a time.
 type Handler interface {
 	// Arrive is given each message, in the order of arrival. ack must be called
 	// once, from any goroutine, for a message of QoS 1 or 2: with nil when the
@@ -102,16 +105,19 @@ type Handler interface {
 	Up(Info)
 	// Down is told why a connection ended that Up was told of.
 	Down(err error)
-	// SubscriptionFailed is told of a subscription that the broker refused; err
-	// is a *Refused. It must not block.
-	SubscriptionFailed(filter string, err error)
+	// Subscribed is told that the broker has answered all subscriptions, once after
+	// Up and again after each change: from now on what they are about arrives. refused
+	// has the filters of those that it did not take, each with a *Refused.
+	Subscribed(refused map[string]error)
 }
 
 // Info is what is known of a connection.
 type Info struct {
 	Version byte // V5 or V311
-	// Resumed: the broker had kept the session.
+	// Resumed: the broker had kept the session. Life names the life of the session at
+	// the broker: it is another one when the broker has lost it.
 	Resumed bool
+	Life    string
 	// MaxQoS is the highest that the broker takes; Retain whether it keeps
 	// retained messages, Shared whether it has shared subscriptions.
 	MaxQoS         byte

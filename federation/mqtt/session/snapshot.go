@@ -11,7 +11,8 @@ import (
 
 // Snapshot gives fn each retained message that the broker has for the filters, over
 // a connection of its own, at QoS 0. One that matches several filters may come several times. It ends with the
-// first error: of fn, of the connection, or a *Refused of a filter. Whether all came
+// first error of fn or of the connection. Filters that the broker refuses keep it from
+// no other; the error is a *Unread then. Whether all came
 // is known by the answer to a ping behind the subscriptions: a broker works in order.
 func (s *Session) Snapshot(ctx context.Context, filters []string, fn func(*Message) error) error {
 	for _, f := range filters {
@@ -55,7 +56,7 @@ func (s *Session) snapshot(ctx context.Context, filters []string, fn func(*Messa
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err == nil {
+	if unread := (*Unread)(nil); err == nil || errors.As(err, &unread) {
 		c.sayGoodbye(codeSuccess)
 	}
 	return err
@@ -64,6 +65,7 @@ func (s *Session) snapshot(ctx context.Context, filters []string, fn func(*Messa
 // collect subscribes to one filter after the other: a broker queues the answer to
 // each, and drops what it has no room for.
 func (s *Session) collect(c *conn, filters []string, fn func(*Message) error) error {
+	var unread Unread
 	for i, filter := range filters {
 		var buf bytes.Buffer
 		e := encoder{c.enc.version, &buf}
@@ -74,9 +76,17 @@ func (s *Session) collect(c *conn, filters []string, fn func(*Message) error) er
 		if err := s.tell(c, buf.Bytes()); err != nil {
 			return err
 		}
-		if err := s.retained(c, filter, fn); err != nil {
+		no, err := s.retained(c, fn)
+		if err != nil {
 			return err
 		}
+		if no != nil {
+			unread.Filters = append(unread.Filters, filter)
+			unread.Err = errors.Join(unread.Err, fmt.Errorf("topic filter %q: %w", filter, no))
+		}
+	}
+	if unread.Err != nil {
+		return &unread
 	}
 	return nil
 }
@@ -89,49 +99,50 @@ func (s *Session) tell(c *conn, b []byte) error {
 	return err
 }
 
-// retained reads up to the answer to the ping.
-func (s *Session) retained(c *conn, filter string, fn func(*Message) error) error {
-	granted := false
+// retained reads up to the answer to the ping; no is that to the subscription, if the
+// broker does not take it.
+func (s *Session) retained(c *conn, fn func(*Message) error) (no *Refused, err error) {
+	answered := false
 	for {
 		if err := c.nc.SetReadDeadline(time.Now().Add(s.cfg.AckTimeout)); err != nil {
-			return err
+			return nil, err
 		}
 		f, err := readFrame(c.r, s.cfg.MaxPacket)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			return err
+			return nil, err
 		}
 		p, err := f.decode(c.enc.version)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		switch p.kind {
 		case typeSuback:
 			if len(p.codes) != 1 {
-				return breach(codeMalformed, "SUBACK with %d codes for one filter", len(p.codes))
+				return nil, breach(codeMalformed, "SUBACK with %d codes for one filter", len(p.codes))
 			}
 			if p.codes[0] >= codeUnspecified {
-				return fmt.Errorf("topic filter %q: %w", filter, &Refused{What: "subscribe", Code: p.codes[0], Text: p.text})
+				no = &Refused{What: "subscribe", Code: p.codes[0], Text: p.text}
 			}
-			granted = true
+			answered = true
 		case typePublish:
 			// Without retain-as-published only what is retained has the flag.
 			if p.message.Retain {
 				if err := fn(p.message); err != nil {
-					return err
+					return nil, err
 				}
 			}
 		case typePingresp:
-			if !granted {
-				return breach(codeProtocol, "no SUBACK before the answer to a ping")
+			if !answered {
+				return nil, breach(codeProtocol, "no SUBACK before the answer to a ping")
 			}
-			return nil
+			return no, nil
 		case typeDisconnect:
-			return &Refused{What: "connection", Code: p.code, Text: p.text}
+			return nil, &Refused{What: "connection", Code: p.code, Text: p.text}
 		default:
-			return breach(codeProtocol, "packet of type %d", p.kind)
+			return nil, breach(codeProtocol, "packet of type %d", p.kind)
 		}
 	}
 }

@@ -14,14 +14,22 @@ import (
 type subscriptions struct {
 	wanted  map[string]Subscription // nil until it was set
 	known   map[string]bool         // filters that the broker may have a subscription of
-	refused map[string]error
+	refused map[string]refusal
 	pending map[uint16]*request // by packet id, of this connection
+}
+
+// refusal is the broker's no to a subscription.
+type refusal struct {
+	err error
+	at  time.Time // when it was last said
 }
 
 // connSubs is what of it is of a connection.
 type connSubs struct {
 	asked  map[string]Subscription // SUBSCRIBE was sent, or is about to be
 	resume bool                    // the broker kept the session
+	open   int                     // SUBSCRIBEs without answer, also those that are about to be sent
+	told   bool                    // that none is open
 }
 
 // request is a SUBSCRIBE or UNSUBSCRIBE without answer.
@@ -35,7 +43,7 @@ type request struct {
 const filtersAtOnce = 64
 
 func (b *subscriptions) load(st *State) {
-	*b = subscriptions{known: map[string]bool{}, refused: map[string]error{}, pending: map[uint16]*request{}}
+	*b = subscriptions{known: map[string]bool{}, refused: map[string]refusal{}, pending: map[uint16]*request{}}
 	for _, f := range st.Filters {
 		b.known[f] = true
 	}
@@ -118,7 +126,6 @@ func (s *Session) SetSubscriptions(subs []Subscription) error {
 func (s *Session) syncSubscriptions(c *conn) {
 	c.subs = connSubs{asked: map[string]Subscription{}, resume: s.info.Resumed}
 	clear(s.subs.pending)
-	clear(s.subs.refused)
 	s.ask(c)
 }
 
@@ -145,14 +152,55 @@ func (s *Session) ask(c *conn) {
 		if asked, ok := c.subs.asked[f]; ok && asked == sub {
 			continue
 		}
-		skip := c.enc.version == V311 && c.subs.resume && s.subs.known[f]
-		if c.subs.asked[f] = sub; !skip {
+		c.subs.asked[f] = sub
+		switch {
+		case shared(f) && !s.info.Shared:
+			// One that does not know them would take it for a subscription of "$share".
+			s.refuse(sub, &Refused{What: "subscribe", Code: codeShared})
+		case c.enc.version == V311 && c.subs.resume && s.subs.known[f]:
+		default:
 			add = append(add, sub)
 		}
 	}
 	for some := range slices.Chunk(add, filtersAtOnce) {
 		s.subscribe(c, some)
 	}
+	s.stand(c, false)
+}
+
+// shared says whether a filter is of a shared subscription.
+func shared(filter string) bool { return strings.HasPrefix(filter, "$share/") }
+
+// askAgain asks for what the broker refused a while ago.
+func (s *Session) askAgain(c *conn, now time.Time) {
+	s.mu.Lock()
+	defer s.unlock()
+	due := false
+	for f, r := range s.subs.refused {
+		if now.Sub(r.at) >= s.cfg.AskAgain {
+			r.at = now
+			s.subs.refused[f] = r
+			delete(c.subs.asked, f)
+			due = true
+		}
+	}
+	if due && s.conn == c {
+		s.ask(c)
+	}
+}
+
+// stand tells the handler when no subscription is without answer any more; news says
+// that one has just been answered.
+func (s *Session) stand(c *conn, news bool) {
+	if c.subs.open > 0 || c.subs.told && !news {
+		return
+	}
+	c.subs.told = true
+	refused := make(map[string]error, len(s.subs.refused))
+	for f, r := range s.subs.refused {
+		refused[f] = r.err
+	}
+	s.inbox.put(event{subs: &subscribed{refused}})
 }
 
 // subscribe sends SUBSCRIBE, once it is on disk that the broker may have it.
@@ -164,12 +212,18 @@ func (s *Session) subscribe(c *conn, subs []Subscription) {
 			changes = append(changes, Change{Op: AddFilter, Filter: sub.Filter})
 		}
 	}
+	c.subs.open++
 	s.diary.add(func() {
 		s.mu.Lock()
 		defer s.unlock()
 		still := slices.DeleteFunc(slices.Clone(subs), func(sub Subscription) bool { return c.subs.asked[sub.Filter] != sub })
-		if s.conn == c && len(still) > 0 {
+		switch {
+		case s.conn != c:
+		case len(still) > 0:
 			s.request(c, &request{subs: still})
+		default:
+			c.subs.open--
+			s.stand(c, true)
 		}
 	}, changes...)
 }
@@ -222,25 +276,42 @@ func (s *Session) subscribed(c *conn, p *packet) error {
 	for i, code := range p.codes {
 		s.granted(r.subs[i], code, p.text)
 	}
+	c.subs.open--
+	s.stand(c, true)
 	s.pump()
 	return nil
 }
 
 func (s *Session) granted(sub Subscription, code byte, text string) {
-	delete(s.subs.refused, sub.Filter)
-	if code < codeUnspecified {
-		if code < sub.QoS {
-			s.log.Warn("the MQTT broker grants a lower QoS than asked for", "filter", sub.Filter, "asked", sub.QoS, "granted", code)
-		}
+	if code >= codeUnspecified {
+		s.refuse(sub, &Refused{What: "subscribe", Code: code, Text: text})
 		return
+	}
+	if code < sub.QoS {
+		s.log.Warn("the MQTT broker grants a lower QoS than asked for", "filter", sub.Filter, "asked", sub.QoS, "granted", code)
+	}
+	if _, was := s.subs.refused[sub.Filter]; was {
+		delete(s.subs.refused, sub.Filter)
+		s.log.Info("the MQTT broker takes a subscription that it had refused", "filter", sub.Filter)
+	}
+}
+
+// refuse notes that the broker does not take a subscription. The log has each reason
+// once.
+func (s *Session) refuse(sub Subscription, err error) {
+	if s.subs.known[sub.Filter] { // with MQTT 3.1.1 it would not be asked for on the next connection
+		delete(s.subs.known, sub.Filter)
+		s.diary.lazily(Change{Op: CutFilter, Filter: sub.Filter})
 	}
 	if now, ok := s.subs.wanted[sub.Filter]; !ok || now != sub {
 		return
 	}
-	err := &Refused{What: "subscribe", Code: code, Text: text}
-	s.subs.refused[sub.Filter] = err
-	s.log.Warn("the MQTT broker refuses a subscription", "filter", sub.Filter, "err", err)
-	s.calls = append(s.calls, func() { s.cfg.Handler.SubscriptionFailed(sub.Filter, err) })
+	was, again := s.subs.refused[sub.Filter]
+	s.subs.refused[sub.Filter] = refusal{err, time.Now()}
+	if !again || was.err.Error() != err.Error() {
+		s.log.Warn("the MQTT broker refuses a subscription: what it is about does not cross. Give the gateway's user the right to read it; it is asked for again",
+			"filter", sub.Filter, "err", err)
+	}
 }
 
 func (b *subscriptions) overdue(now time.Time, after time.Duration) bool {

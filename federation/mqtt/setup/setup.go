@@ -1,6 +1,5 @@
 // Package setup holds the lines that an operator adds to an MQTT broker so that yggate
-// is one of its clients. The tests run mosquitto with just these fragments. Those for
-// ejabberd are made from its documentation, and say so.
+// is one of its clients. The tests run mosquitto and ejabberd with just these fragments.
 package setup
 
 import (

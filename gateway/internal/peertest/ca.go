@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -54,8 +55,8 @@ func NewCA(dir string) (*CA, error) {
 	return ca, nil
 }
 
-// Issue writes a PEM file with a new key and a certificate for the names, and
-// returns its path.
+// Issue writes a PEM file with a new key and a certificate for the names, which
+// may be IP addresses, and returns its path.
 func (ca *CA) Issue(names ...string) (string, error) {
 	file, err := ca.issue(names)
 	if err != nil {
@@ -69,9 +70,18 @@ func (ca *CA) issue(names []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	var hosts []string
+	var ips []net.IP
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			ips = append(ips, ip)
+		} else {
+			hosts = append(hosts, name)
+		}
+	}
 	now := time.Now()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: names[0]}, DNSNames: hosts, IPAddresses: ips,
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // ejabberdCommand runs ejabberd as a plain Erlang program without distribution:
@@ -55,4 +59,42 @@ func (s *Server) ejabberdRegister(ctx context.Context, user, password string) er
 		return fmt.Errorf("ejabberd answered %s: %s", resp.Status, answer)
 	}
 	return nil
+}
+
+// addSections puts fragments of ejabberd.yml where they say that they belong: each is
+// one or more sections "name:", whose lines go to the beginning of the section that is
+// there.
+func addSections(base, fragments string) (string, error) {
+	var heading string
+	sections := map[string]string{}
+	for line := range strings.Lines(fragments) {
+		if line[0] != ' ' {
+			heading = line
+			continue
+		}
+		sections[heading] += line
+	}
+	for heading, lines := range sections {
+		at := "\n" + heading
+		if heading == "" || strings.Count(base, at) != 1 {
+			return "", fmt.Errorf("%d sections %q to add to", strings.Count(base, at), heading)
+		}
+		base = strings.Replace(base, at, at+lines, 1)
+	}
+	return base, nil
+}
+
+// freePort finds a port that is free on all addresses of this machine, for a server
+// that does not listen on one alone. It is none of those that the system gives to
+// clients, one of which might take it before the server does.
+func freePort() (uint16, error) {
+	for range 100 {
+		port := 20000 + rand.N(12000)
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		return uint16(port), l.Close()
+	}
+	return 0, fmt.Errorf("no port between 20000 and 32000 is free")
 }

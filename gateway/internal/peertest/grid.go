@@ -32,9 +32,16 @@ type GridConfig struct {
 	MQTTConfig string
 	// MQTTAddr is where the gateway is to reach the broker, if not where that listens.
 	MQTTAddr netip.AddrPort
-	Domain   string
-	Dir      string
-	Netns    *Netns
+	// MQTTOptions are added to the section mqtt of the gateway's configuration, indented
+	// by two; with MQTTS the gateway speaks TLS with the broker.
+	MQTTOptions string
+	MQTTS       bool
+	// EjabberdMQTT makes the XMPP server, an ejabberd, the broker, set up as `yggate setup
+	// ejabberd-mqtt` says. The gateway is its user MQTTUser.
+	EjabberdMQTT bool
+	Domain       string
+	Dir          string
+	Netns        *Netns
 	// ServerIP, GatewayIP and DNSIP are the addresses of server, gateway and
 	// DNS responder; unset ones are taken from 127/8. Hosts mode, in which the
 	// peer domains must be known beforehand, has no responder.
@@ -93,10 +100,11 @@ func newGrid(ctx context.Context, cfg GridConfig) (*Grid, error) {
 			"--matrix-proxy", netip.AddrPortFrom(cfg.GatewayIP, 8118).String())
 	}
 	if cfg.MQTT {
-		if !cfg.MQTTAddr.IsValid() {
-			cfg.MQTTAddr = netip.AddrPortFrom(cfg.ServerIP, 1883)
+		broker, err := cfg.brokerURL()
+		if err != nil {
+			return nil, err
 		}
-		flags = append(flags, "--mqtt", "mqtt://"+cfg.MQTTAddr.String())
+		flags = append(flags, "--mqtt", broker)
 	}
 	if err := g.Gateway.Init(ctx, append(flags, cfg.Mesh...)...); err != nil {
 		return nil, err
@@ -154,7 +162,17 @@ func (g *Grid) prepareXMPP(ctx context.Context, cfg *GridConfig, p setup.Params)
 	if cfg.Kind == setup.Prosody {
 		prepare = NewProsody
 	}
-	g.Server, err = prepare(ServerConfig{Domain: cfg.Domain, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, cfg.Kind), Setup: p, Netns: cfg.Netns})
+	server := ServerConfig{Domain: cfg.Domain, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, cfg.Kind), Setup: p, Netns: cfg.Netns}
+	if cfg.EjabberdMQTT {
+		told, err := g.Gateway.Setup(ctx, "ejabberd-mqtt")
+		if err != nil {
+			return err
+		}
+		server.MQTT, server.MQTTPort = told.Guide, cfg.MQTTAddr.Port()
+	}
+	if g.Server, err = prepare(server); err == nil && cfg.EjabberdMQTT {
+		g.Server.users[MQTTUser] = Password(MQTTUser) // is registered at the start
+	}
 	return err
 }
 
@@ -170,8 +188,16 @@ func (g *Grid) prepareMQTT(ctx context.Context, cfg *GridConfig) error {
 		return fmt.Errorf("%s: %d times %q", g.Gateway.Config, n, heading)
 	}
 	text := strings.Replace(string(conf), heading, heading+cfg.MQTTConfig, 1)
+	options := cfg.MQTTOptions
+	if cfg.EjabberdMQTT {
+		options += fmt.Sprintf("  user: %s@%s\n  password: %s\n  state: grid-state/\n", MQTTUser, cfg.Domain, Password(MQTTUser))
+	}
+	text = strings.Replace(text, "\nmqtt:\n", "\nmqtt:\n"+options, 1)
 	if err := os.WriteFile(g.Gateway.Config, []byte(text), 0o600); err != nil {
 		return err
+	}
+	if cfg.EjabberdMQTT {
+		return nil
 	}
 	told, err := g.Gateway.Setup(ctx, "mosquitto")
 	if err != nil {
@@ -180,8 +206,30 @@ func (g *Grid) prepareMQTT(ctx context.Context, cfg *GridConfig) error {
 	g.Broker, err = NewMosquitto(MosquittoConfig{
 		Name: cfg.Name, IP: cfg.ServerIP, Dir: filepath.Join(cfg.Dir, "mosquitto"), Netns: cfg.Netns,
 		Lines: strings.Split(strings.TrimSpace(told.Guide.Text("/etc/mosquitto/conf.d/yggate.conf")), "\n"),
+		ACL:   told.Guide.Text("/etc/mosquitto/acl"),
 	})
 	return err
+}
+
+// MQTTUser is as whom the gateway comes to an ejabberd.
+const MQTTUser = "yggate"
+
+// brokerURL says where the gateway is to reach the broker.
+func (cfg *GridConfig) brokerURL() (string, error) {
+	scheme, port := "mqtt://", uint16(1883)
+	if cfg.MQTTS {
+		scheme, port = "mqtts://", 8883
+	}
+	if cfg.EjabberdMQTT { // which listens on all addresses
+		var err error
+		if port, err = freePort(); err != nil {
+			return "", err
+		}
+	}
+	if !cfg.MQTTAddr.IsValid() {
+		cfg.MQTTAddr = netip.AddrPortFrom(cfg.ServerIP, port)
+	}
+	return scheme + cfg.MQTTAddr.String(), nil
 }
 
 // Start starts the gateway and the servers.

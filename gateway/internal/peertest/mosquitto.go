@@ -169,10 +169,10 @@ func (m *Mosquitto) Restart(ctx context.Context) error {
 	return m.Start(ctx)
 }
 
-// greet sends CONNECT and wants CONNACK, whatever is in it: without a user name the
+// greetMQTT sends CONNECT and wants CONNACK, whatever is in it: without a user name a
 // broker may refuse, but then it is there.
-func (m *Mosquitto) greet(ctx context.Context) error {
-	conn, err := m.cfg.Netns.Dial(ctx, "tcp", m.MQTT.String())
+func greetMQTT(ctx context.Context, ns *Netns, broker netip.AddrPort) error {
+	conn, err := ns.Dial(ctx, "tcp", broker.String())
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,14 @@ func (m *Mosquitto) greet(ctx context.Context) error {
 		return err
 	}
 	if answer[0] != 0x20 {
-		return fmt.Errorf("%s answered CONNECT with % x", m.MQTT, answer)
+		return fmt.Errorf("%s answered CONNECT with % x", broker, answer)
+	}
+	return nil
+}
+
+func (m *Mosquitto) greet(ctx context.Context) error {
+	if err := greetMQTT(ctx, m.cfg.Netns, m.MQTT); err != nil {
+		return err
 	}
 	if m.cfg.Cert == "" {
 		return nil

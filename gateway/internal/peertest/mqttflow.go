@@ -21,6 +21,8 @@ import (
 type MQTTFlow struct {
 	// From and To are the brokers.
 	From, To netip.AddrPort
+	// FromLogin and ToLogin are as whom to come to them.
+	FromLogin, ToLogin MQTTLogin
 	// Topic is published to, with "/0", "/1" ... behind; what arrives is below
 	// Prefix.
 	Topic, Prefix string
@@ -109,7 +111,7 @@ func (f MQTTFlow) Start(ctx context.Context) (*RunningFlow, error) {
 	for i := range r.topics {
 		r.topics[i].count = map[uint64]int{}
 	}
-	r.work.Go(func() { r.keep(ctx, f.To, f.ID+"-to", r.subscriber) })
+	r.work.Go(func() { r.keep(ctx, f.To, f.ID+"-to", f.ToLogin, r.subscriber) })
 	select {
 	case <-r.ready:
 	case <-ctx.Done():
@@ -118,7 +120,7 @@ func (f MQTTFlow) Start(ctx context.Context) (*RunningFlow, error) {
 		r.work.Wait()
 		return nil, fmt.Errorf("flow %s: %s does not answer", f.ID, f.To)
 	}
-	r.work.Go(func() { r.keep(ctx, f.From, f.ID+"-from", r.publisher) })
+	r.work.Go(func() { r.keep(ctx, f.From, f.ID+"-from", f.FromLogin, r.publisher) })
 	for i := range f.Topics {
 		r.publishing.Go(func() { r.publish(ctx, i) })
 	}
@@ -126,9 +128,9 @@ func (f MQTTFlow) Start(ctx context.Context) (*RunningFlow, error) {
 }
 
 // keep makes one connection after another.
-func (r *RunningFlow) keep(ctx context.Context, broker netip.AddrPort, id string, use func(*mqttWire) error) {
+func (r *RunningFlow) keep(ctx context.Context, broker netip.AddrPort, id string, as MQTTLogin, use func(*mqttWire) error) {
 	for ctx.Err() == nil {
-		w, err := dialMQTT(ctx, broker, id)
+		w, err := dialMQTT(ctx, broker, id, as)
 		if err == nil {
 			stop := context.AfterFunc(ctx, func() { w.Close() })
 			err = use(w)

@@ -59,7 +59,7 @@ func (l MQTTLoad) run(ctx context.Context) (Measured, error) {
 	defer cancel(nil)
 	var wires [2]*mqttWire
 	for i, broker := range []netip.AddrPort{l.From, l.To} {
-		w, err := dialMQTT(ctx, broker, "")
+		w, err := dialMQTT(ctx, broker, "", MQTTLogin{})
 		if err != nil {
 			return Measured{}, err
 		}

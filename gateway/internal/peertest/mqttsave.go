@@ -13,7 +13,7 @@ import (
 // message is one.
 func (m *Mosquitto) KeepSaving(ctx context.Context) {
 	for ctx.Err() == nil {
-		if w, err := dialMQTT(ctx, m.MQTT, ""); err == nil {
+		if w, err := dialMQTT(ctx, m.MQTT, "", MQTTLogin{}); err == nil {
 			stop := context.AfterFunc(ctx, func() { w.Close() })
 			for err == nil {
 				err = w.publish(&packets.Publish{Topic: "tick", QoS: 1, Retain: true, PacketID: 1, Payload: []byte("x"), Properties: &packets.Properties{}})

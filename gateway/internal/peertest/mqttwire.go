@@ -18,28 +18,34 @@ type mqttWire struct {
 	present bool
 }
 
+// MQTTLogin is as whom to come to a broker; empty: as nobody.
+type MQTTLogin struct{ User, Password string }
+
 // dialMQTT connects. An empty id is a session that ends with the connection, any other
 // one that stays.
-func dialMQTT(ctx context.Context, broker netip.AddrPort, id string) (*mqttWire, error) {
+func dialMQTT(ctx context.Context, broker netip.AddrPort, id string, as MQTTLogin) (*mqttWire, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", broker.String())
 	if err != nil {
 		return nil, err
 	}
 	w := &mqttWire{Conn: conn}
-	if err := w.greet(ctx, id); err != nil {
+	if err := w.greet(ctx, id, as); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("connect to MQTT broker %s: %w", broker, err)
 	}
 	return w, nil
 }
 
-func (w *mqttWire) greet(ctx context.Context, id string) error {
+func (w *mqttWire) greet(ctx context.Context, id string, as MQTTLogin) error {
 	stop := context.AfterFunc(ctx, func() { w.Close() })
 	defer stop()
 	hello := packets.NewControlPacket(packets.CONNECT)
 	c := hello.Content.(*packets.Connect)
 	c.ClientID, c.CleanStart = id, id == ""
+	if as.User != "" {
+		c.Username, c.UsernameFlag, c.Password, c.PasswordFlag = as.User, true, []byte(as.Password), true
+	}
 	window := uint16(math.MaxUint16)
 	c.Properties.ReceiveMaximum = &window
 	if id != "" {

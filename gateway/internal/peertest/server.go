@@ -10,9 +10,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-
 	"time"
 
+	"github.com/yggate/yggate/federation/guide"
 	"github.com/yggate/yggate/federation/xmpp/setup"
 )
 
@@ -31,6 +31,10 @@ type ServerConfig struct {
 	Dir string
 	// Setup is what `yggate setup` would be told. Domains and MUC are set here.
 	Setup setup.Params
+	// MQTT, where it is set, is what `yggate setup ejabberd-mqtt` printed: ejabberd is an
+	// MQTT broker, too, on the port of its MQTTPort.
+	MQTT     *guide.Guide
+	MQTTPort uint16
 	// Netns is the namespace to run in; nil is that of this process.
 	Netns *Netns
 }
@@ -42,6 +46,8 @@ type Server struct {
 	Kind              string
 	Domain, MUCDomain string
 	C2SAddr, S2SAddr  netip.AddrPort
+	// MQTT is where an ejabberd that is a broker speaks MQTT.
+	MQTT netip.AddrPort
 	// Process is the server's process, for memory, signals and its log.
 	*Process
 
@@ -78,6 +84,9 @@ func newServer(kind string, cfg ServerConfig) (*Server, error) {
 		C2SAddr: netip.AddrPortFrom(cfg.IP, 5222), S2SAddr: netip.AddrPortFrom(cfg.IP, 5269),
 		cfg: cfg, api: netip.AddrPortFrom(cfg.IP, 5280), users: map[string]string{},
 	}
+	if cfg.MQTT != nil {
+		s.MQTT = netip.AddrPortFrom(cfg.IP, cfg.MQTTPort)
+	}
 	s.cfg.Setup.Domains, s.cfg.Setup.MUC = []string{s.Domain}, []string{s.MUCDomain}
 	s.Process = &Process{Name: kind + " of " + cfg.Domain, Dir: dir, Log: filepath.Join(dir, "log", "output.log")}
 	return s, s.Configure(cfg.Setup)
@@ -102,6 +111,11 @@ func (s *Server) Configure(p setup.Params) error {
 		}
 	}
 	for _, f := range files {
+		if s.cfg.MQTT != nil && f.Name == "ejabberd.yml" {
+			if f.Text, err = addSections(f.Text, s.cfg.MQTT.Text("/etc/ejabberd/ejabberd.yml")); err != nil {
+				return fmt.Errorf("configure %s: %w", s.Name, err)
+			}
+		}
 		name := filepath.Join(s.cfg.Dir, f.Name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return fmt.Errorf("configure %s: %w", s.Name, err)
@@ -131,7 +145,13 @@ func (s *Server) Start(ctx context.Context) error {
 		if err := s.greet(ctx, s.C2SAddr, "jabber:client", s.Domain); err != nil {
 			return err
 		}
-		return s.greet(ctx, s.S2SAddr, "jabber:server", s.MUCDomain)
+		if err := s.greet(ctx, s.S2SAddr, "jabber:server", s.MUCDomain); err != nil {
+			return err
+		}
+		if !s.MQTT.IsValid() {
+			return nil
+		}
+		return greetMQTT(ctx, s.cfg.Netns, s.MQTT)
 	})
 	if err != nil {
 		return errors.Join(err, s.Kill())

@@ -50,8 +50,8 @@ type client struct {
 	repeats int
 	ups     []session.Info
 	downs   []error
-	failed  map[string]error
-	hold    bool // acknowledgements are kept back
+	refused []map[string]error // of each time that all subscriptions were answered
+	hold    bool               // acknowledgements are kept back
 	held    []func(error)
 
 	s    *session.Session
@@ -78,7 +78,7 @@ func newClient(t testing.TB, m *peertest.Mosquitto, id string) *client {
 			t.Error(err)
 		}
 	})
-	return &client{t: t, store: st, changed: make(chan struct{}), uids: map[string]bool{}, failed: map[string]error{},
+	return &client{t: t, store: st, changed: make(chan struct{}), uids: map[string]bool{},
 		cfg: session.Config{Addr: m.MQTT.String(), ClientID: id, BackoffMax: 200 * time.Millisecond}}
 }
 
@@ -208,10 +208,10 @@ func (h *handler) Down(err error) {
 	h.c.tell()
 }
 
-func (h *handler) SubscriptionFailed(filter string, err error) {
+func (h *handler) Subscribed(refused map[string]error) {
 	h.c.mu.Lock()
 	defer h.c.mu.Unlock()
-	h.c.failed[filter] = err
+	h.c.refused = append(h.c.refused, refused)
 	h.c.tell()
 }
 
