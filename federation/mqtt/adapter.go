@@ -105,6 +105,8 @@ type Adapter struct {
 	// seen has, by its origin, a hash of the way by which a message came first.
 	seen *recent[[originLen]byte, uint64]
 	way  maphash.Seed
+	// order is that of messages on their way to the broker.
+	order order
 
 	mu    sync.Mutex
 	peers map[federation.GridID]*peer
@@ -138,7 +140,7 @@ func New(cfg Config) (*Adapter, error) {
 	cfg.Log = cfg.Log.With("proto", string(federation.MQTT))
 	a := &Adapter{
 		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), seen: newRecent[[originLen]byte, uint64](seenMessages), way: maphash.MakeSeed(), cameUp: make(chan struct{}, 1),
-		peers: map[federation.GridID]*peer{},
+		peers: map[federation.GridID]*peer{}, order: order{topics: map[topicOf]*underWay{}},
 	}
 	a.rules.Store(newRules(cfg.Directory.Now(), cfg.State))
 	return a, nil

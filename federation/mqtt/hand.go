@@ -19,20 +19,14 @@ import (
 // them to the broker, in order. What is not imported, and what the broker will never
 // take, is settled, counted and logged: MQTT has no word for telling a publisher.
 func (a *Adapter) Hand(ctx context.Context, from *federation.Peer, items []lane.Item, done func(settled int, err error)) {
-	h := &handing{done: done, left: len(items) + 1, failed: len(items)}
+	h := &handing{a: a, from: from, done: done, left: len(items) + 1, failed: len(items)}
 	for i := range items {
 		m, ok := a.admit(from, &items[i])
 		if !ok {
 			h.end(i, nil)
 			continue
 		}
-		err := a.broker.Send(ctx, keyOf(from, &items[i]), m, func(err error) {
-			if a.taken(from, err) {
-				err = nil
-			}
-			h.end(i, err)
-		})
-		if err != nil {
+		if err := h.send(ctx, i, &items[i], m); err != nil {
 			for ; i < len(items); i++ {
 				h.end(i, err)
 			}
@@ -44,12 +38,39 @@ func (a *Adapter) Hand(ctx context.Context, from *federation.Peer, items []lane.
 
 // handing is one call of Hand.
 type handing struct {
+	a    *Adapter
+	from *federation.Peer
 	done func(settled int, err error)
 
 	mu     sync.Mutex
 	left   int   // messages under way, and one while there may be more
 	failed int   // the first that failed
 	err    error // of that
+}
+
+// send gives one message to the broker. It returns an error where that and the ones
+// behind it are not to be given.
+func (h *handing) send(ctx context.Context, i int, it *lane.Item, m *session.Message) error {
+	topic := topicOf{h.from.ID, it.Conv}
+	if err := h.a.order.enter(ctx, topic, m.QoS); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	err := h.err // of one before it, with which all are handed again
+	h.mu.Unlock()
+	if err == nil {
+		err = h.a.broker.Send(ctx, keyOf(h.from, it), m, func(err error) {
+			h.a.order.leave(topic)
+			if h.a.taken(h.from, err) {
+				err = nil
+			}
+			h.end(i, err)
+		})
+	}
+	if err != nil {
+		h.a.order.leave(topic)
+	}
+	return err
 }
 
 // end takes note of the end of a message.
@@ -64,10 +85,11 @@ func (h *handing) end(i int, err error) {
 	if !last {
 		return
 	}
-	if h.err != nil {
-		h.err = fmt.Errorf("give messages to the broker: %w", h.err)
+	err = h.err
+	if err != nil {
+		err = fmt.Errorf("give messages to the broker: %w", err)
 	}
-	h.done(h.failed, h.err)
+	h.done(h.failed, err)
 }
 
 // keyOf names a message for the session with the broker, for good.

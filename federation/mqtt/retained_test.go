@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -156,6 +157,28 @@ func TestRetainedFlood(t *testing.T) {
 	}
 	a.broker.client("state/1", "two", 1, true)
 	eventually(t, "what comes then crosses", func() bool { return b.broker.holds("#")["state/1"] == "two" })
+}
+
+// Messages of a topic at different QoS that have waited together do not overtake each
+// other: the last one is what is retained.
+func TestRetainedOrder(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"].broker
+	b.mu.Lock()
+	b.slow2 = true
+	b.mu.Unlock()
+	w.link("a", "b", false)
+	for i := range 6 {
+		a.broker.client("state/1", fmt.Sprint(i), byte(2-i%3), true)
+	}
+	w.quietBut(t, "a")
+	w.link("a", "b", true)
+	w.quiet()
+	want := []string{"state/1=0", "state/1=1", "state/1=2", "state/1=3", "state/1=4", "state/1=5"}
+	// A comparison may tell the last one once more.
+	if got := slices.Compact(b.got("state/1")); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 // A retained message that was given up is not forgotten.
