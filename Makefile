@@ -56,6 +56,7 @@ fuzz: ## run every fuzz target for FUZZTIME (30s) each
 
 bench: deps ## side by side with what one would pick instead
 	go run ./bench/mesh
+	go run ./bench/join -beside 10
 	go run ./bench/lane
 	go run ./gateway/internal/bench
 

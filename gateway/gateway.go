@@ -83,6 +83,7 @@ func run(ctx context.Context, o Options, role roleSource) (err error) {
 	part("admin socket", g.serveAdmin)
 	part("metrics", g.serveMetrics)
 	part("reload", func(ctx context.Context) error { return g.reloadOn(ctx, o.Reload) })
+	part("memory", g.trim)
 	part("edge", g.runEdges)
 	return parts.Wait()
 }

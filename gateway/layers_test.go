@@ -80,6 +80,7 @@ var layers = merge(
 		"gateway/internal/sessiontest":        {tests: []string{"federation/mqtt/session", "federation/mqtt/session/disk", "gateway/internal/peertest", "store"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},
+		"bench/join":                          {may: []string{"transports", "transports/ygg"}},
 		"bench/lane":                          {may: list(below, "transports/tcp")},
 		"bench/mesh":                          {may: list(carriers, "transports")},
 	},

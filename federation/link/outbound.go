@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -144,7 +145,7 @@ func (o *outbound) tell(e Event) {
 
 // heartbeats repeats the hello until the session ends or one is not answered.
 func (o *outbound) heartbeats(p *federation.Peer, s *session) error {
-	beat := time.NewTimer(o.l.cfg.Timing.Heartbeat)
+	beat := time.NewTimer(o.l.untilBeat(o.id, time.Now()))
 	defer beat.Stop()
 	for {
 		select {
@@ -164,8 +165,27 @@ func (o *outbound) heartbeats(p *federation.Peer, s *session) error {
 		}
 		s.answered(h, rtt)
 		o.heard()
-		beat.Reset(o.l.cfg.Timing.Heartbeat)
+		beat.Reset(o.l.untilBeat(o.id, time.Now()))
 	}
+}
+
+// beatTogether is how many links say hello at one moment.
+const beatTogether = 64
+
+// untilBeat is how long it is to the next hello on a link, at most the configured
+// time. The hellos of several links fall together, and with those of the far ends
+// whose clocks agree, because it is waking up and not work that an idle gateway
+// spends its time on. Where there are very many they fall on several moments.
+func (l *Links) untilBeat(id federation.GridID, now time.Time) time.Duration {
+	every := l.cfg.Timing.Heartbeat
+	l.mu.Lock()
+	slots := 1 + len(l.outbound)/beatTogether
+	l.mu.Unlock()
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never fails
+	slot := every / time.Duration(slots) * time.Duration(int(h.Sum32())%slots)
+	since := now.Add(-slot)
+	return since.Truncate(every).Add(every).Sub(since)
 }
 
 // rest waits until it is time to dial again: for about pause, or until it is

@@ -42,7 +42,7 @@ type bridge struct {
 
 	in chan packet
 	// received counts packets, those of core's own protocol and those that are
-	// dropped here included; sent those of the netstack and answers to probes;
+	// dropped here included; sent those of the netstack, probes and their answers;
 	// dropped those that found the queue full.
 	received, sent, dropped atomic.Uint64
 
@@ -172,7 +172,7 @@ func (b *bridge) admit(p []byte, from publicKey, r *remote) *remote {
 	} else if address.Address(p[8:24]) != r.ip || (syn || !r.inUse(now)) && !b.accept(from) {
 		return nil
 	}
-	r.heard.Store(now.UnixNano())
+	r.hear(now)
 	return r
 }
 

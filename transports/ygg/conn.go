@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -20,6 +21,7 @@ type conn struct {
 	local, remote transports.Addr
 	far           *remote
 	release       func() // gives back what the stream counts for
+	opened        time.Time
 	closed        atomic.Bool
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"regexp"
-	"time"
 
 	"github.com/Arceliar/ironwood/encrypted"
 	"github.com/Arceliar/ironwood/network"
@@ -21,15 +20,17 @@ import (
 // and the stream lives on retransmission time-outs.
 const queueSize = 512 << 10
 
-// lookupEvery is the least time between two searches for the path to a node.
-// Upstream's second would come on top of the seconds in which trees settle.
-const lookupEvery = 250 * time.Millisecond
+// lookupEvery is the least time between two searches for the path to a node, less
+// than the pace at which dials search. Upstream's second would come on top of the
+// seconds in which trees settle.
+const lookupEvery = fastProbe * 3 / 4
 
 // newCore starts a node without peerings, its packet connection replaced by one
 // with a larger queue. core has no option for it, but embeds the connection as
 // an exported field and reads it anew on each use, so it may be exchanged as
 // long as nothing is peered. TestQueueSwap holds upstream to that.
-func newCore(key ed25519.PrivateKey, log coreLog) (*core.Core, error) {
+// found is told of new ways to nodes.
+func newCore(key ed25519.PrivateKey, log coreLog, found func(ed25519.PublicKey)) (*core.Core, error) {
 	cert, err := selfSigned(key)
 	if err != nil {
 		return nil, fmt.Errorf("node certificate: %w", err)
@@ -44,6 +45,7 @@ func newCore(key ed25519.PrivateKey, log coreLog) (*core.Core, error) {
 		}),
 		network.WithPeerMaxMessageSize(queueSize),
 		network.WithPathThrottle(lookupEvery),
+		network.WithPathNotify(found),
 	)
 	if err != nil {
 		c.Stop()

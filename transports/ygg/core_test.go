@@ -1,6 +1,7 @@
 package ygg
 
 import (
+	"crypto/ed25519"
 	"testing"
 
 	"github.com/yggdrasil-network/yggdrasil-go/src/core"
@@ -10,7 +11,7 @@ import (
 // upstream still needs it. If the second fails, newCore can lose the exchange.
 func TestQueueSwap(t *testing.T) {
 	key := newKey(t)
-	ours, err := newCore(key, quiet())
+	ours, err := newCore(key, quiet(), func(ed25519.PublicKey) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,10 @@ const (
 	blindTime = 2 * time.Second
 	// provenTime is how long a try lasts once the path has answered.
 	provenTime = 8 * time.Second
-	// answerGrace is how long the SYN that went out together with the first
-	// probe may be overdue after the answer before a fresh one replaces it.
+	// answerGrace is how long the first SYN that should arrive has before a further
+	// answer to a probe, which has overtaken it, has a fresh one replace it. The
+	// netstack itself would wait for a second, then for two. Each later one has
+	// twice as long, since the way may be slow.
 	answerGrace = 250 * time.Millisecond
 )
 
@@ -46,8 +48,8 @@ func parseNode(node string) (publicKey, error) {
 }
 
 // Dial opens a stream to a service of another node. It probes the node until it
-// answers and only then sends a SYN, so that the stream opens within a round
-// trip of the path; at nodes that answer no probe it tries SYNs as well.
+// answers and only then sends a SYN, so that the stream opens within a few round
+// trips of the path; at nodes that answer no probe it tries SYNs as well.
 func (n *Node) Dial(ctx context.Context, to transports.Addr) (transports.Conn, error) {
 	c, err := n.dial(ctx, to)
 	if err != nil {
@@ -81,7 +83,7 @@ func (n *Node) dial(ctx context.Context, to transports.Addr) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := dialer{node: n, remote: r, port: to.Port, release: release}
+	d := dialer{node: n, remote: r, port: to.Port, release: release, grace: answerGrace}
 	c, err := d.run(ctx)
 	if err != nil {
 		release()
@@ -100,8 +102,12 @@ type dialer struct {
 	tries  chan try
 	stop   context.CancelFunc // ends the try under way, nil when there is none
 	serial int                // of the latest try
-	warm   bool               // the try under way is as old as the first probe
-	proven bool               // the node has answered a probe, and a try relies on it
+
+	answered bool          // the node has answered a probe
+	proven   bool          // it has done so since the latest try began that relied on it
+	patience time.Time     // until then no answer ends the try under way
+	grace    time.Duration // that the next one is given
+	sought   time.Time     // when the way was last looked for, once that is rare
 }
 
 type try struct {
@@ -116,7 +122,8 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 	d.tries = make(chan try)
 	answer := d.remote.nextAnswer()
 	began := time.Now()
-	if err := d.node.bridge.probe(d.remote, fastProbe); err != nil {
+	d.node.lookForWay(d.remote)
+	if err := d.ask(began); err != nil {
 		return nil, err
 	}
 	probe := time.NewTicker(fastProbe)
@@ -124,8 +131,9 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 	// next is when the try under way is given up for a fresh one.
 	next := time.NewTimer(blindAfter)
 	defer next.Stop()
-	if d.warm = d.remote.heardWithin(warm); d.warm {
+	if d.remote.heardWithin(warm) {
 		d.begin(ctx)
+		d.patience = began.Add(d.grace)
 		next.Reset(blindTime)
 	}
 	for {
@@ -135,32 +143,18 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 		case <-d.node.ended:
 			return nil, net.ErrClosed
 		case <-probe.C:
-			if d.proven {
-				continue
-			}
-			if err := d.node.bridge.probe(d.remote, d.interval(began)); err != nil {
+			if err := d.ask(began); err != nil {
 				return nil, err
 			}
 		case <-answer:
-			answer = nil
-			d.proven = true
-			if d.warm {
-				next.Reset(answerGrace)
-			} else {
+			answer = d.remote.nextAnswer()
+			d.answered, d.proven = true, true
+			// A try that has only just begun may still succeed.
+			if time.Now().After(d.patience) {
 				next.Reset(0)
 			}
 		case <-next.C:
-			d.begin(ctx)
-			d.warm = false
-			if answer == nil {
-				// The answer is used up: the next try needs another.
-				next.Reset(provenTime)
-				answer = never
-				continue
-			}
-			d.proven = false
-			next.Reset(blindTime)
-			answer = d.remote.nextAnswer()
+			next.Reset(d.try(ctx))
 		case t := <-d.tries:
 			if t.serial == d.serial {
 				return t.conn, t.err
@@ -169,20 +163,47 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 	}
 }
 
-// interval says how often to probe; see probe.go.
-func (d *dialer) interval(began time.Time) time.Duration {
-	self, other := d.node.public, d.remote.key
+// try begins a try, if there is a way to the node, and says how long it may take
+// unless an answer comes.
+func (d *dialer) try(ctx context.Context) time.Duration {
 	switch {
-	case bytes.Compare(self[:], other[:]) > 0:
-		return slowProbe
-	case time.Since(began) < fastTime || d.node.peeredWithin(fastTime):
-		return fastProbe
+	case d.proven:
+		d.proven = false // the next one needs another answer
+		d.patience = time.Now().Add(d.grace)
+		d.grace = min(2*d.grace, provenTime)
+		d.begin(ctx)
+		return provenTime
+	case d.remote.found.Load():
+		d.patience = time.Time{}
+		d.begin(ctx)
+		return blindTime
 	}
-	return slowProbe
+	// A SYN would push aside what opens the session, or answers its opening.
+	return fastProbe
 }
 
-// never is an answer that does not come.
-var never = make(chan struct{})
+// ask looks for the way to the node and, when there is one, probes it; see probe.go
+// for how often.
+func (d *dialer) ask(began time.Time) error {
+	self, other := d.node.public, d.remote.key
+	interval := slowProbe
+	if time.Since(began) < fastTime || d.node.peeredWithin(fastTime) {
+		if !d.answered {
+			d.node.bridge.seek(other)
+		}
+		interval = fastProbe
+		if bytes.Compare(self[:], other[:]) > 0 {
+			interval = otherProbe
+		}
+	} else if !d.remote.found.Load() && time.Since(d.sought) >= slowProbe {
+		d.sought = time.Now()
+		d.node.bridge.seek(other)
+	}
+	if !d.remote.found.Load() {
+		return nil
+	}
+	return d.node.bridge.probe(d.remote, interval)
+}
 
 // begin starts a try and ends the one before it.
 func (d *dialer) begin(ctx context.Context) {
@@ -211,7 +232,7 @@ func (d *dialer) why(err error) error {
 	switch {
 	case d.node.links.count() == 0:
 		return fmt.Errorf("no peering of this node is up: %w", err)
-	case d.proven || d.remote.heardWithin(warm):
+	case d.answered || d.remote.heardWithin(warm):
 		return fmt.Errorf("node answers, but not on this port: %w", err)
 	}
 	return fmt.Errorf("node does not answer (it is down, or has not approved this node): %w", err)

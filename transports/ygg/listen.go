@@ -191,7 +191,7 @@ func (n *Node) newConn(wq *waiter.Queue, ep tcpip.Endpoint, r *remote, port, rem
 	}
 	c := &conn{
 		TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, far: r,
-		local: n.public.addr(port), remote: r.key.addr(remotePort), release: release,
+		local: n.public.addr(port), remote: r.key.addr(remotePort), release: release, opened: time.Now(),
 	}
 	r.attach(c)
 	return c, nil

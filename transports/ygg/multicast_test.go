@@ -16,6 +16,7 @@ const inNamespace = "YGG_TEST_NAMESPACE"
 // TestMulticast has two nodes find each other on a link. Both are in a network
 // namespace of the test's own, so that no announcement leaves it.
 func TestMulticast(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(inNamespace) == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestMulticast$", "-test.v")
 		cmd.Env = append(os.Environ(), inNamespace+"=1")

@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/yggdrasil-network/yggdrasil-go/src/core"
 	"golang.org/x/sync/errgroup"
@@ -39,10 +40,15 @@ type Node struct {
 	ended chan struct{} // closed when the node is going down
 	links *links        // peerings that are up
 
+	joined  chan struct{} // holds a token when one of them has come up
+	sought  *sought
+	stirred chan struct{} // holds a token when an unknown node looks for this one
+
 	peered atomic.Int64 // when one of them last came up, Unix nanoseconds
 
 	// Set before ready is closed, not changed after.
 	core   *core.Core
+	tree   *time.Timer // see treeTimer
 	bridge *bridge
 	stack  *stack.Stack
 
@@ -76,6 +82,9 @@ func New(cfg Config) (*Node, error) {
 		public:    publicKey(cfg.Key.Public().(ed25519.PublicKey)),
 		table:     newTable(),
 		links:     newLinks(),
+		joined:    make(chan struct{}, 1),
+		sought:    newSought(),
+		stirred:   make(chan struct{}, 1),
 		ready:     make(chan struct{}),
 		ended:     make(chan struct{}),
 		listeners: map[uint16]*listener{},
@@ -125,11 +134,16 @@ func (n *Node) Run(ctx context.Context) error {
 
 func (n *Node) run(ctx context.Context) error {
 	defer n.end()
-	c, err := newCore(n.cfg.Key, coreLog{n.log, n.links})
+	c, err := newCore(n.cfg.Key, coreLog{n.log, n.links}, n.found)
 	if err != nil {
 		return err
 	}
 	n.core = c
+	if n.tree, err = treeTimer(c.PacketConn); err != nil {
+		c.Stop()
+		return err
+	}
+	c.PacketConn.PacketConn.Debug.SetDebugLookupLogger(n.looked)
 	n.bridge = newBridge(c.PacketConn, n.public, n.table, n.accept, n.log)
 	if n.stack, err = newStack(n.bridge); err != nil {
 		c.Stop()
@@ -180,7 +194,10 @@ func (n *Node) serve(ctx context.Context) error {
 		}()
 	}
 	close(n.ready)
-	return n.watch(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.watch(ctx) })
+	g.Go(func() error { return n.settle(ctx) })
+	return g.Wait()
 }
 
 // end refuses new dials and listeners and ends the waiting ones.

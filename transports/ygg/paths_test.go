@@ -13,7 +13,7 @@ import (
 	"github.com/yggate/yggate/transports"
 )
 
-// openTime is for a stream to open once a peering is up. It takes 2 to 3 s,
+// openTime is for a stream to open once a peering is up. It takes 1 to 2 s,
 // as the tests log; with SYNs alone it takes longer than this four times in
 // five, since the stale session is mended only by traffic.
 const openTime = 15 * time.Second
@@ -140,6 +140,7 @@ func TestDialSaysWhy(t *testing.T) {
 
 // TestPeeringsAtRunTime adds, replaces and removes peerings of a running node.
 func TestPeeringsAtRunTime(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	changes := make(chan struct{}, 100)
 	hub := start(t, Config{Listen: []string{uri}})
@@ -194,6 +195,7 @@ func TestPeeringsAtRunTime(t *testing.T) {
 
 // TestListenTaken wants Run to fail, not to go on without the listener.
 func TestListenTaken(t *testing.T) {
+	t.Parallel()
 	uri := newURI()
 	n := start(t, Config{Listen: []string{uri}})
 	<-n.ready // or the other would have the address first

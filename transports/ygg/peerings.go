@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// watchEvery is how often the node looks after itself.
+	// watchEvery is how often the node looks after itself while something is
+	// amiss or new, watchQuiet otherwise: each look wakes the process.
 	watchEvery = 250 * time.Millisecond
+	watchQuiet = time.Second
 	// eager is for how long after the last peering was lost the others are
 	// dialled every watchEvery; then only every retrySlow, which is kinder to
 	// a peer that refuses us.
@@ -142,26 +144,40 @@ func (n *Node) peeredWithin(d time.Duration) bool {
 // the paths to nodes with streams alive.
 func (n *Node) watch(ctx context.Context) error {
 	w := watcher{node: n, lost: time.Now()}
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTimer(watchEvery)
 	defer tick.Stop()
-	nudge := time.NewTicker(nudgeEvery)
-	defer nudge.Stop()
+	var (
+		quiet bool      // the next look is a long way off
+		until time.Time // an unknown node may be about to come until then
+	)
+	hurry := func() {
+		if quiet {
+			quiet = false
+			tick.Reset(watchEvery)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-nudge.C:
-			if err := n.nudge(); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("probe: %w", err)
-			}
 		case <-n.links.changed:
 			w.report()
+			hurry()
+		case <-n.stirred:
+			until = time.Now().Add(fastTime)
+			hurry()
 		case now := <-tick.C:
 			w.redial(now)
-			if err := n.keepPaths(); err != nil && ctx.Err() == nil {
+			if err := errors.Join(n.keepPaths(), n.nudge()); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("probe: %w", err)
 			}
 			n.table.sweep(now)
+			quiet = n.links.count() > 0 && !n.peeredWithin(fastTime) && !now.Before(until) && !n.sought.any(now)
+			if quiet {
+				tick.Reset(watchQuiet)
+			} else {
+				tick.Reset(watchEvery)
+			}
 		}
 	}
 }
@@ -172,6 +188,10 @@ func (n *Node) watch(ctx context.Context) error {
 func (n *Node) keepPaths() error {
 	for _, r := range n.table.inUse() {
 		if r.heardWithin(keepProbe) && r.introduced() {
+			continue
+		}
+		if !r.found.Load() && !n.lookForWay(r) {
+			n.bridge.seek(r.key)
 			continue
 		}
 		if err := n.bridge.probe(r, keepProbe); err != nil {
@@ -196,6 +216,10 @@ func (w *watcher) report() {
 	for l := range w.up {
 		if !was[l] {
 			w.node.peered.Store(time.Now().UnixNano())
+			select {
+			case w.node.joined <- struct{}{}:
+			default:
+			}
 			w.node.log.Info("peering up", "remote", l.remote, "inbound", l.inbound)
 		}
 	}

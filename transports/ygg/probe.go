@@ -20,18 +20,24 @@ import (
 // Probes carry when their sender started. Streams to a node that has started
 // anew are dead, though TCP would find out only with its next segment.
 //
+// None is sent before there is a way to the node. ironwood keeps one packet for a
+// node until the way is found, and a probe would push aside what matters more:
+// the answer to the opening of a session that came from there (measured: a second
+// longer for two nodes that dial each other).
+//
 // Of two nodes that dial each other only the one with the lower key probes
 // often. ironwood numbers its session handshakes by the second and drops the
 // later one of two in the same second, so that two nodes which both drive can
-// keep each other from agreeing on keys for many seconds (measured: 3 to 8 s,
-// against 2 to 3 s). The other node takes being probed for an answer.
+// keep each other from agreeing on keys: after a restart it takes up to 4 s then.
+// The other node takes being probed for an answer.
 const (
 	// fastProbe is the interval of the driving node's probes in the first
-	// fastTime of a dial and after a peering came up; slowProbe is that of the
-	// other node, and of a dial that drags on.
-	fastProbe = 100 * time.Millisecond
-	slowProbe = time.Second
-	fastTime  = 5 * time.Second
+	// fastTime of a dial and after a peering came up, otherProbe that of the other
+	// node; slowProbe is that of both when a dial drags on.
+	fastProbe  = 100 * time.Millisecond
+	otherProbe = 250 * time.Millisecond
+	slowProbe  = time.Second
+	fastTime   = 5 * time.Second
 	// keepProbe is the interval toward nodes with streams that are silent. The
 	// heartbeats of a live link are more frequent, so that it costs no probes.
 	keepProbe = 4 * time.Second
@@ -63,6 +69,7 @@ func (b *bridge) probe(r *remote, interval time.Duration) error {
 	if now-last < int64(interval)*3/4 || !r.asked.CompareAndSwap(last, now) {
 		return nil
 	}
+	b.sent.Add(1)
 	return b.sendProbe(probeAsk, r)
 }
 
@@ -86,17 +93,17 @@ func (b *bridge) handleProbe(msg []byte, from publicKey, r *remote) error {
 	case r == nil || !bytes.Equal(kind, probeAnswer):
 		return nil
 	}
-	now := time.Now().UnixNano()
-	r.heard.Store(now)
+	now := time.Now()
+	r.hear(now)
 	if r.restarted(started) {
 		b.log.Info("node has restarted", "peer", from.addr(0).Node)
-		r.abortAll()
+		r.abortOld()
 	}
 	r.answered()
-	if !ask || now-r.replied.Load() < int64(replyEvery) {
+	if !ask || now.UnixNano()-r.replied.Load() < int64(replyEvery) {
 		return nil
 	}
-	r.replied.Store(now)
+	r.replied.Store(now.UnixNano())
 	b.sent.Add(1)
 	return b.sendProbe(probeAnswer, r)
 }

@@ -106,6 +106,7 @@ func (h *stockHost) SetOnCloseAction(func())                      {}
 
 // TestStockHost opens streams to and from a node that answers no probe.
 func TestStockHost(t *testing.T) {
+	t.Parallel()
 	relay := newURI()
 	stockRelay(t, relay)
 	n := start(t, Config{Peers: []string{relay}})
@@ -157,6 +158,7 @@ func TestSchemes(t *testing.T) {
 	t.Parallel()
 	for _, scheme := range []string{"tcp", "tls", "quic", "ws", "unix"} {
 		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
 			uri := strings.Replace(newURI(), "tcp", scheme, 1)
 			if scheme == "unix" {
 				uri = "unix://" + filepath.Join(t.TempDir(), "peer.sock")

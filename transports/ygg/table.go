@@ -18,6 +18,9 @@ const (
 	maxKnown = 4096
 	// idleTime is how long a node without streams is remembered.
 	idleTime = 2 * time.Minute
+	// silence is less than a node needs to restart and be found again. Streams may
+	// open in the new life before a probe tells of it.
+	silence = 100 * time.Millisecond
 )
 
 // remote is a node that this one dials or lets in.
@@ -30,9 +33,11 @@ type remote struct {
 	inbound atomic.Int32 // accepted streams, handshakes included
 	pending atomic.Int32 // handshakes of accepted streams
 	heard   atomic.Int64 // when a packet last came, Unix nanoseconds
+	resumed atomic.Int64 // when one last came after silence, likewise
 	used    atomic.Int64 // when streams last fell to 0, or the entry's birth
 	asked   atomic.Int64 // when it was last probed
 	replied atomic.Int64 // when its probe was last answered
+	found   atomic.Bool  // a way to it has been found once
 
 	mu      sync.Mutex
 	answer  chan struct{}      // closed and replaced at each answer to a probe
@@ -53,6 +58,13 @@ func (r *remote) hold() (release func()) {
 // packets may pass whether or not it may open streams itself.
 func (r *remote) inUse(now time.Time) bool {
 	return r.streams.Load() > 0 || now.UnixNano()-r.used.Load() < int64(idleTime)
+}
+
+// hear notes that a packet has come.
+func (r *remote) hear(now time.Time) {
+	if was := r.heard.Swap(now.UnixNano()); now.UnixNano()-was > int64(silence) {
+		r.resumed.Store(now.UnixNano())
+	}
 }
 
 // heardWithin says whether the node sent anything in the last d.
@@ -103,13 +115,16 @@ func (r *remote) detach(c *conn) {
 	delete(r.conns, c)
 }
 
-// abortAll ends every established stream, as a reset by the far end would. The
+// abortOld ends the established streams to what the node was before it restarted,
+// as a reset by the far end would: those from before it was last silent. The
 // owners of the streams still have to close them.
-func (r *remote) abortAll() {
+func (r *remote) abortOld() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.conns {
-		c.ep.Abort()
+		if c.opened.UnixNano() < r.resumed.Load() {
+			c.ep.Abort()
+		}
 	}
 }
 

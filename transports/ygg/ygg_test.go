@@ -204,12 +204,14 @@ func wantEcho(t testing.TB, c net.Conn) {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	t.Run("direct", func(t *testing.T) {
+		t.Parallel()
 		transporttest.Run(t, func(t *testing.T) (a, b transports.Transport) {
 			uri := newURI()
 			return newNode(t, Config{Listen: []string{uri}}), newNode(t, Config{Peers: []string{uri}})
 		})
 	})
 	t.Run("through a stock relay", func(t *testing.T) {
+		t.Parallel()
 		transporttest.Run(t, func(t *testing.T) (a, b transports.Transport) {
 			uri := newURI()
 			stockRelay(t, uri)
