@@ -12,7 +12,8 @@ import (
 // first dials through a relay: 3 of them hung so). A word from the other side
 // mends it at once. So a node to which somebody has opened a session without any
 // traffic coming through is looked for, and sent a probe when there is a way to it,
-// with each look of the watch for as long as a dial may last. It costs a stranger's key a signed handshake to be sent 16 bytes.
+// with each look of the watch for as long as a dial may last. It costs a stranger's
+// key a signed handshake to be sent 16 bytes.
 const (
 	nudgeFor = 30 * time.Second
 	// maxNudged bounds the probes of one round.
