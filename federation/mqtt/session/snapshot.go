@@ -10,9 +10,9 @@ import (
 )
 
 // Snapshot gives fn each retained message that the broker has for the filters, over
-// a connection of its own, at QoS 0. One that matches several filters may come several times. It ends with the
-// first error of fn or of the connection. Filters that the broker refuses keep it from
-// no other; the error is a *Unread then. Whether all came
+// a connection of its own, at QoS 0. One that matches several filters may come several
+// times. It ends with the first error of fn or of the connection. Filters that the
+// broker refuses keep it from no other; the error is an *Unread then. Whether all came
 // is known by the answer to a ping behind the subscriptions: a broker works in order.
 func (s *Session) Snapshot(ctx context.Context, filters []string, fn func(*Message) error) error {
 	for _, f := range filters {
