@@ -28,17 +28,22 @@ check: lint ## lint, and the tests that take no servers
 
 lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	@dirty=$$(gofmt -l $$(find . -name "*.go" -not -path "./.*")); test -z "$$dirty" || { printf 'not as gofmt writes it:\n%s\n' "$$dirty" >&2; exit 1; }
-	go vet ./...
-	go vet -tags integration ./...
+	go vet -tags integration ./... # there is no file that this leaves out
 	$(STATICCHECK) -tags integration ./...
 
-# What runs with the race detector is not run once more without it, but for where
-# that leaves something out. The gateway's own tests take longest, mostly waiting, so
-# they go first and the others beside them.
 test: deps lint ## install what is missing, then every test there is and the demo; CI runs this
-	go test -parallel 8 -count=1 ./store ./transports/ygg
-	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./gateway ./...
+	$(MAKE) --no-print-directory -j2 test-race test-plain
 	DEMO_ONCE=1 $(MAKE) demo
+
+# The gateway's own tests take longest, mostly waiting, so they go first and the others
+# beside them.
+test-race:
+	CGO_ENABLED=1 go test -parallel 4 -race -tags integration -count=1 ./gateway ./...
+
+# What runs with the race detector is not run once more without it, but for where that
+# leaves something out.
+test-plain:
+	go test -parallel 8 -count=1 ./store ./transports/ygg
 
 race: ## the tests that take no servers, with the race detector
 	CGO_ENABLED=1 go test -race ./...
@@ -84,4 +89,4 @@ $(DENDRITE): tools/dendrite/go.mod tools/dendrite/go.sum
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: build install check lint test race sim chaos fuzz bench demo deps help
+.PHONY: build install check lint test test-race test-plain race sim chaos fuzz bench demo deps help
