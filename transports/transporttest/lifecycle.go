@@ -46,10 +46,10 @@ func testPortSeparation(t *testing.T, p *pair) {
 			t.Fatal(err)
 		}
 	}
-	if got := string(readFull(t, accept(t, l1), 12)); got != "to the first" {
+	if got := string(readFull(t, acceptFrom(t, l1, c1), 12)); got != "to the first" {
 		t.Errorf("port %d got what was sent %s", p.port, got)
 	}
-	if got := string(readFull(t, accept(t, l2), 12)); got != "to the other" {
+	if got := string(readFull(t, acceptFrom(t, l2, c2), 12)); got != "to the other" {
 		t.Errorf("port %d got what was sent %s", p.port+1, got)
 	}
 }

@@ -126,8 +126,18 @@ func (p *pair) connect(t *testing.T) (near, far transports.Conn) {
 	t.Helper()
 	l := listen(t, p.b, p.port)
 	near = dial(t, p.a, l.Addr())
-	far = accept(t, l)
-	return near, far
+	return near, acceptFrom(t, l, near)
+}
+
+// acceptFrom returns the far end of near. A dial may leave streams behind that it gave
+// up for that one, and that are reset.
+func acceptFrom(t *testing.T, l transports.Listener, near transports.Conn) transports.Conn {
+	t.Helper()
+	for {
+		if far := accept(t, l); far.RemoteAddr().String() == near.LocalAddr().String() {
+			return far
+		}
+	}
 }
 
 func accept(t *testing.T, l transports.Listener) transports.Conn {
