@@ -21,16 +21,31 @@ func (s *Session) connect(ctx context.Context) (*conn, *connack, error) {
 	// Without a journal it is not known which packet ids the broker still holds
 	// from before, and it would take a new message with one of them for a repeat.
 	fresh := s.in.life == nil
-	spoke5 := s.info.Version == V5
+	spoke5, spoke3 := s.info.Version == V5, s.info.Version == V311
 	s.unlock()
-	if s.cfg.Version != V311 {
+	for left := closedTries; s.cfg.Version != V311; left-- {
 		c, a, err := s.cfg.persistent(ctx, V5, fresh)
 		if err == nil || s.cfg.Version == V5 || !otherVersion(err, spoke5) {
 			return c, a, err
 		}
+		if left == 1 || !errors.Is(err, errNoAnswer) || spoke3 {
+			break
+		}
+		select {
+		case <-time.After(closedPause):
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
 	}
 	return s.cfg.persistent(ctx, V311, fresh)
 }
+
+// A broker that closes the connection may only be starting. It is asked so often for
+// MQTT 5, with pauses, before it is taken for one that does not know it.
+const (
+	closedTries = 3
+	closedPause = 200 * time.Millisecond
+)
 
 // persistent connects to the session that lasts. A fresh one is made with two
 // connections: the first has the broker forget what it has. With one clean start

@@ -251,10 +251,11 @@ func TestDialogues(t *testing.T) {
 			"< 3a 06 00 01 74 00 01 00\n> 40 02 00 01\ndone k"},
 		"order after reconnection": {Config{}, resumed + "publish 1 a\npublish 1 b\n< 32 06 00 01 74 00 01 00\n< 32 06 00 01 74 00 02 00\nclose\n" + resumed +
 			"< 3a 06 00 01 74 00 01 00\n< 3a 06 00 01 74 00 02 00"},
-		"receive maximum 1": {Config{}, "accept\n< 10*\n> 20 06 01 00 03 21 00 01\npublish 1 a\npublish 1 b\n< 32 06 00 01 74 00 01 00\n> 62 02 00 09\n< 70 03 00 09 92\n> 40 02 00 01\n< 32 06 00 01 74 00 02 00"},
-		"3.1.1 by code":     {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 03 00 84 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00\npublish 1 k\n< 32 05 00 01 74 00 01\n> 40 02 00 01\ndone k"},
-		"3.1.1 by its own":  {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 02 00 01\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
-		"3.1.1 by closing":  {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\nclose\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
+		"receive maximum 1":  {Config{}, "accept\n< 10*\n> 20 06 01 00 03 21 00 01\npublish 1 a\npublish 1 b\n< 32 06 00 01 74 00 01 00\n> 62 02 00 09\n< 70 03 00 09 92\n> 40 02 00 01\n< 32 06 00 01 74 00 02 00"},
+		"3.1.1 by code":      {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 03 00 84 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00\npublish 1 k\n< 32 05 00 01 74 00 01\n> 40 02 00 01\ndone k"},
+		"3.1.1 by its own":   {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 02 00 01\nend\naccept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
+		"3.1.1 by closing":   {Config{}, strings.Repeat("accept\n< 10 .. 00 04 4d 51 54 54 05*\nclose\n", closedTries) + "accept\n< 10 .. 00 04 4d 51 54 54 04*\n> 20 02 01 00"},
+		"5, closed at first": {Config{}, "accept\n< 10 .. 00 04 4d 51 54 54 05*\nclose\naccept\n< 10 .. 00 04 4d 51 54 54 05*\n> 20 03 01 00 00"},
 		"refused, and asked for again": {Config{AskAgain: 50 * time.Millisecond, KeepAlive: time.Second}, resumed + "subscribe a b\n" +
 			"< 82 .. 00 01 00 00 01 61 00 00 01 62 00\n> 90 05 00 01 00 87 00\nsubscribed a\n" +
 			"< 82 .. 00 02 00 00 01 61 00\n> 90 04 00 02 00 87\nsubscribed a\n< 82 .. 00 03 00 00 01 61 00\n> 90 04 00 03 00 00\nsubscribed"},
