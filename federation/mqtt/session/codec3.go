@@ -25,6 +25,12 @@ func (f *frame) length3() bool {
 	return false
 }
 
+// receiveMax3 is how many messages at QoS 1 and 2 may be on their way to a broker of
+// MQTT 3.1.1, which has no word for it. mosquitto (2.0.11) counts all the same, up to its
+// max_inflight_messages, 20 as it comes. Without a bound here it closed the connection
+// when much had gathered, and one message at QoS 2 did not arrive.
+const receiveMax3 = 20
+
 func (f *frame) decode3() (*packet, error) {
 	if f.kind == typeDisconnect {
 		return nil, breach(codeProtocol, "DISCONNECT from a broker of MQTT 3.1.1")
@@ -44,7 +50,7 @@ func (f *frame) decode3() (*packet, error) {
 	switch c := cp.(type) {
 	case *v3.ConnackPacket:
 		p.code = connackCode(c.ReturnCode)
-		p.connack = &connack{present: c.SessionPresent, receiveMax: 65535, maxQoS: 2, retain: true, wildcard: true} // which knows no shared subscriptions
+		p.connack = &connack{present: c.SessionPresent, receiveMax: receiveMax3, maxQoS: 2, retain: true, wildcard: true} // which knows no shared subscriptions
 	case *v3.PublishPacket:
 		p.dup = c.Dup
 		p.message = &Message{Topic: c.TopicName, Payload: c.Payload, QoS: c.Qos, Retain: c.Retain}

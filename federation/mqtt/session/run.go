@@ -278,7 +278,7 @@ func (s *Session) up(c *conn, a *connack) {
 func (s *Session) down(c *conn, err error) {
 	s.mu.Lock()
 	defer s.unlock()
-	s.conn, s.since, s.last = nil, time.Now(), err
+	s.conn, s.since = nil, time.Now() // note says why
 	s.metrics.connected.Set(0)
 	s.inbox.drop()
 	s.inbox.put(event{down: err})
