@@ -30,6 +30,8 @@ type GridConfig struct {
 	// to the gateway's configuration under peer_defaults, indented by two.
 	MQTT       bool
 	MQTTConfig string
+	// MQTTVersion is which MQTT the gateway speaks; empty: what yggate chooses.
+	MQTTVersion string
 	// MQTTAddr is where the gateway is to reach the broker, if not where that listens.
 	MQTTAddr netip.AddrPort
 	// MQTTOptions are added to the section mqtt of the gateway's configuration, indented
@@ -193,6 +195,13 @@ func (g *Grid) prepareMQTT(ctx context.Context, cfg *GridConfig) error {
 		options += fmt.Sprintf("  user: %s@%s\n  password: %s\n  state: grid-state/\n", MQTTUser, cfg.Domain, Password(MQTTUser))
 	}
 	text = strings.Replace(text, "\nmqtt:\n", "\nmqtt:\n"+options, 1)
+	if cfg.MQTTVersion != "" {
+		const auto = "\n  version: auto"
+		if n := strings.Count(text, auto); n != 1 {
+			return fmt.Errorf("%s: %d times %q", g.Gateway.Config, n, auto)
+		}
+		text = strings.Replace(text, auto, "\n  version: "+cfg.MQTTVersion, 1)
+	}
 	if err := os.WriteFile(g.Gateway.Config, []byte(text), 0o600); err != nil {
 		return err
 	}
