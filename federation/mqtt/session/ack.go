@@ -1,6 +1,8 @@
 package session
 
 import (
+	"cmp"
+	"slices"
 	"time"
 )
 
@@ -8,6 +10,10 @@ import (
 func (s *Session) resume(c *conn, a *connack) {
 	o := &s.out
 	o.quota, o.used, o.behind = min(int(a.receiveMax), maxSent), 0, nil
+	if a.present && (c.enc.version != V5 || o.crowded) {
+		s.releaseAgain(c)
+	}
+	o.crowded = false
 	for e := o.flying.Front(); e != nil; {
 		f := e.Value.(*flight)
 		e = e.Next()
@@ -31,6 +37,28 @@ func (s *Session) resume(c *conn, a *connack) {
 	}
 	if !a.present {
 		s.forgetBegun()
+	}
+}
+
+// againMost is for how many messages that are completed PUBREL is sent again.
+const againMost = 4096
+
+// releaseAgain sends PUBREL for the messages that were completed last. A broker that was
+// killed and has come up with an older state may hold some of them unreleased: nobody
+// else would ask for them any more, they may not have reached its clients, and they count
+// among what it takes at a time; see mayBegin. Any other has forgotten them, and answers
+// without doing anything.
+func (s *Session) releaseAgain(c *conn) {
+	o := &s.out
+	var ids []uint16
+	for id := lowIDs + 1; id <= allIDs; id++ {
+		if row := &o.rows[id]; row.Stage == Completed && row.Turn+againMost > o.turn {
+			ids = append(ids, uint16(id))
+		}
+	}
+	slices.SortFunc(ids, func(a, b uint16) int { return cmp.Compare(o.rows[a].Turn, o.rows[b].Turn) })
+	for _, id := range ids {
+		c.answer(typePubrel, id, codeSuccess)
 	}
 }
 
@@ -70,6 +98,7 @@ func (s *Session) forgetBegun() {
 	for id := lowIDs + 1; id <= allIDs; id++ {
 		if s.out.rows[id].Stage == Begun && s.out.byID[uint16(id)] == nil {
 			s.metrics.renewed.Inc()
+			s.out.orphans--
 			s.setRow(uint16(id), OutState{})
 			s.diary.lazily(Change{Op: CutOut, ID: uint16(id)})
 		}
@@ -79,6 +108,7 @@ func (s *Session) forgetBegun() {
 // acknowledged is told of PUBACK, PUBREC and PUBCOMP.
 func (s *Session) acknowledged(c *conn, p *packet) error {
 	f := s.out.byID[p.id]
+	s.out.crowded = s.out.crowded || p.code == codeQuota
 	switch p.kind {
 	case typePuback:
 		if f == nil || f.qos != 1 {

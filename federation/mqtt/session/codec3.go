@@ -27,8 +27,8 @@ func (f *frame) length3() bool {
 
 // receiveMax3 is how many messages at QoS 1 and 2 may be on their way to a broker of
 // MQTT 3.1.1, which has no word for it. mosquitto (2.0.11) counts all the same, up to its
-// max_inflight_messages, 20 as it comes. Without a bound here it closed the connection
-// when much had gathered, and one message at QoS 2 did not arrive.
+// max_inflight_messages, 20 as it comes, and loses without a word what goes beyond; see
+// mayBegin.
 const receiveMax3 = 20
 
 func (f *frame) decode3() (*packet, error) {

@@ -67,6 +67,7 @@ const (
 	codeIDUnknown      byte = 0x92
 	codeAlias          byte = 0x94
 	codeTooLarge       byte = 0x95
+	codeQuota          byte = 0x97
 	codePayloadInvalid byte = 0x99
 	codeRetain         byte = 0x9a
 	codeQoS            byte = 0x9b

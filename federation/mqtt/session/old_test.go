@@ -52,3 +52,88 @@ func (l *logged) String() string {
 	defer l.mu.Unlock()
 	return l.buf.String()
 }
+
+// What a broker may hold of an earlier life counts among what it is given: mosquitto
+// acknowledges one too many, in MQTT 3.1.1 as if it had taken it, and drops it.
+func TestHeldFromBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg     Config
+		connack string
+		most    int
+		again   string // PUBREL for what is completed
+	}{
+		"MQTT 3.1.1":                   {Config{Version: V311}, "> 20 02 01 00\n", receiveMax3, "< 62 02 21 f3\n"},
+		"MQTT 5 and receive maximum 3": {Config{}, "> 20 06 01 00 03 21 00 03\n", 3, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			journal := newMemory()
+			var publish, rec strings.Builder
+			for i := range c.most - 1 {
+				id := uint16(lowIDs + 1 + i)
+				journal.st.Out[id] = OutState{hashKey(fmt.Sprint("k", i)), Begun, uint64(i + 1)}
+				fmt.Fprintf(&publish, "publish 2 k%d\n< 3c .. 00 01 74 %04x*\n", i, id)
+				fmt.Fprintf(&rec, "> 50 02 %04x\n< 62 02 %04x\n", id, id)
+			}
+			journal.st.Out[lowIDs+500] = OutState{hashKey("completed"), Completed, 499}
+			journal.st.Out[lowIDs+501] = OutState{hashKey("received"), Received, 500}
+			c.cfg.Journal = journal
+			d := newDialogue(t, c.cfg)
+			d.play("accept\n< 10*\n" + c.connack + c.again + "< 62 02 21 f4\n" + "publish 1 a\npublish 2 b\n")
+			if st := d.s.Status(); st.Waiting != 2 {
+				t.Errorf("%d messages wait, want 2", st.Waiting)
+			}
+			d.play("close\naccept\n< 10*\n" + c.connack + c.again + "< 62 02 21 f4\n" + publish.String() + rec.String())
+			// As soon as one is completed the next may begin.
+			d.play("> 70 02 20 00\n< 32*\n> 70 02 21 f4\n< 34 .. 00 01 74 21 f5*\ndone k0")
+		})
+	}
+}
+
+// A broker that was killed may hold what it had released: it is asked to release the
+// messages again that were completed last, in their order, if it cannot say, or says,
+// that it holds too much.
+func TestReleasedOnceMore(t *testing.T) {
+	const (
+		old    = "accept\n< 10*\n> 20 02 01 00\n"
+		up     = "accept\n< 10*\n> 20 03 01 00 00\n"
+		k      = "publish 2 k\n< 34 .. 00 01 74 20 00*\n> 50 02 20 00\n< 62 02 20 00\n> 70 02 20 00\ndone k\n"
+		l      = "publish 2 l\n< 34 .. 00 01 74 20 01*\n> 50 02 20 01\n< 62 02 20 01\n> 70 02 20 01\ndone l\n"
+		again  = "< 62 02 20 00\n< 62 02 20 01\n> 70 02 20 00\n> 70 02 20 01\n"
+		m      = "publish 1 m\n< 32*\n> 40 02 00 01\ndone m\n"
+		refuse = "publish 2 n\n< 34 .. 00 01 74 20 02*\n> 50 03 20 02 97\nclose\n"
+	)
+	for name, c := range map[string]struct {
+		version byte
+		script  string
+	}{
+		"MQTT 3.1.1":               {V311, old + k + l + "close\n" + old + again + m},
+		"MQTT 3.1.1, session lost": {V311, old + k + l + "close\naccept\n< 10*\n> 20 02 00 00\n" + m},
+		"MQTT 5":                   {V5, up + k + l + "close\n" + up + m},
+		"MQTT 5, too much":         {V5, up + k + l + refuse + up + again + m + "close\n" + up + strings.ReplaceAll(m, "00 01\n", "00 02\n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			newDialogue(t, Config{Version: c.version}).play(c.script)
+		})
+	}
+}
+
+// Of what was completed long ago the broker is not asked.
+func TestReleasedOnceMoreIsBounded(t *testing.T) {
+	journal := newMemory()
+	for i := range againMost + 1 {
+		journal.st.Out[uint16(lowIDs+1+i)] = OutState{hashKey(fmt.Sprint("k", i)), Completed, uint64(i + 1)}
+	}
+	newDialogue(t, Config{Version: V311, Journal: journal}).play("accept\n< 10*\n> 20 02 01 00\n< 62 02 20 01\n< 62 02 20 02")
+}
+
+// What a broker that has lost the session held of an earlier life no longer counts.
+func TestHeldByNobody(t *testing.T) {
+	journal := newMemory()
+	for i := range receiveMax3 {
+		journal.st.Out[uint16(lowIDs+1+i)] = OutState{hashKey(fmt.Sprint("k", i)), Begun, uint64(i + 1)}
+	}
+	d := newDialogue(t, Config{Version: V311, Journal: journal})
+	d.play("accept\n< 10*\n> 20 02 00 00\n" + strings.Repeat("publish 1\n", receiveMax3) + strings.Repeat("< 32*\n", receiveMax3))
+}

@@ -57,6 +57,12 @@ type outgoing struct {
 	byID    map[uint16]*flight
 
 	quota, used int // of the broker's receive maximum on this connection
+	// orphans is how many messages at QoS 2 an earlier life began that nobody has sent
+	// again yet: the broker may hold them.
+	orphans int
+	// crowded: the broker has said that it holds too much, though by orphans and flying it
+	// cannot.
+	crowded bool
 
 	rows      []OutState // by packet id, as the journal has them or will
 	ids       map[Key]uint16
@@ -76,7 +82,10 @@ func (o *outgoing) load(st *State) {
 		if row.Turn > o.turn {
 			o.turn, o.high = row.Turn, id
 		}
-		if row.Stage == Received {
+		switch row.Stage {
+		case Begun:
+			o.orphans++
+		case Received:
 			unreleased = append(unreleased, &flight{key: row.Key, qos: 2, id: id, step: released, turn: row.Turn, done: func(error) {}})
 		}
 	}
@@ -128,7 +137,8 @@ func (s *Session) Publish(ctx context.Context, key string, m *Message) error {
 
 // Begun says whether the message of a key may have been sent at QoS 2 and is not
 // completed. Such a message must be sent to its end, not dropped: the broker may
-// hold it, and its packet id cannot be used for another one.
+// hold it, its packet id cannot be used for another one, and it counts among those that
+// the broker takes at a time.
 func (s *Session) Begun(key string) bool {
 	s.mu.Lock()
 	defer s.unlock()
@@ -256,6 +266,7 @@ func (s *Session) known(f *flight) bool {
 		return true
 	}
 	f.id, f.step, f.dup, f.turn = id, sent, true, s.out.rows[id].Turn
+	s.out.orphans--
 	s.fly(f)
 	s.out.behind = append(s.out.behind, f)
 	return true
@@ -309,7 +320,7 @@ func (s *Session) pump() {
 		}
 	}
 	room := false
-	for o.used < o.quota && o.waiting.Len() > 0 {
+	for o.mayBegin() && o.waiting.Len() > 0 {
 		f := o.waiting.Front().Value.(*flight)
 		if f.lower(s.info.MaxQoS); f.qos == 0 {
 			s.unqueue(f)
@@ -328,6 +339,15 @@ func (s *Session) pump() {
 	if room {
 		s.roomLocked()
 	}
+}
+
+// mayBegin says whether the broker has room for one more. What it holds from before
+// counts with it, whichever connection or life that is of: mosquitto (2.0.11) counts so,
+// too, and answers what is too much with PUBREC or PUBACK, does not take it and closes
+// the connection. In MQTT 5 they have a reason code; in 3.1.1 they look like any other,
+// and the message is lost.
+func (o *outgoing) mayBegin() bool {
+	return o.used < o.quota && o.flying.Len()+o.orphans < o.quota
 }
 
 // begin gives a message its packet id.

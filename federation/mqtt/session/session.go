@@ -6,6 +6,7 @@
 // is delivered once in either direction although this process or the broker is
 // killed at any moment, so long as the broker keeps its session: what must be
 // known afterwards is in the Journal before the packet is sent that depends on it.
+// One that comes up with an older state of it may repeat what it gave on since.
 //
 //   - To the broker: the packet id of a key is on disk before the first PUBLISH,
 //     and that the broker has the message before PUBREL. The same key afterwards
