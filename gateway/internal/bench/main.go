@@ -21,9 +21,10 @@ import (
 
 // options are what the command line says.
 type options struct {
-	rounds, messages int   // of XMPP
-	pairs, events    int   // of Matrix
-	media            int64 // MiB
+	rounds, messages int    // of XMPP
+	pairs, events    int    // of Matrix
+	media            int64  // MiB
+	version          string // of MQTT between gateways and brokers
 	dir              string
 	out              io.Writer
 	goals            []goal
@@ -55,6 +56,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 300, "Matrix messages, one at a time, of a round on each system")
 	flag.IntVar(&o.events, "events", 300, "Matrix events of a throughput block; a round has four on each system")
 	flag.Int64Var(&o.media, "media", 100, "size of Matrix media in MiB")
+	flag.StringVar(&o.version, "version", "5", "which MQTT the gateways speak with their brokers, 5 or 3.1.1")
 	flag.StringVar(&o.dir, "dir", "", "where the servers keep their data (default: a new directory below the system's)")
 	flag.Parse()
 	err := run(ctx, &o, flag.Args())

@@ -31,13 +31,13 @@ const (
 
 // benchMQTT compares mosquitto's own bridge with two gateways between two brokers.
 func benchMQTT(ctx context.Context, o *options, dir string) (err error) {
-	fmt.Fprintf(o.out, "\n# MQTT: mosquitto -> mosquitto, its own bridge and two gateways\n")
+	fmt.Fprintf(o.out, "\n# MQTT: mosquitto -> mosquitto, its own bridge (MQTT 5) and two gateways (MQTT %s)\n", o.version)
 	bridge, stop, err := startBridge(ctx, filepath.Join(dir, "bridge"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	a, b, stopGrids, err := startMQTTGrids(ctx, dir)
+	a, b, stopGrids, err := startMQTTGrids(ctx, dir, o.version)
 	if err != nil {
 		return err
 	}
@@ -96,8 +96,9 @@ func startBridge(ctx context.Context, dir string) (*mqttSystem, func() error, er
 // mosquitto up it writes to disk every 30 minutes: here, never.
 var benchBroker = []string{"max_queued_messages 0", "max_inflight_messages 200", "set_tcp_nodelay true"}
 
-// startMQTTGrids starts two paired grids with a broker each.
-func startMQTTGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop func() error, err error) {
+// startMQTTGrids starts two paired grids with a broker each, with which their gateways
+// speak a version of MQTT.
+func startMQTTGrids(ctx context.Context, dir, version string) (a, b *peertest.Grid, stop func() error, err error) {
 	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
 	var grids []*peertest.Grid
 	stop = func() error {
@@ -112,7 +113,9 @@ func startMQTTGrids(ctx context.Context, dir string) (a, b *peertest.Grid, stop 
 		if name == "a" {
 			flags = []string{"--mesh-listen", mesh, "--advertise", mesh}
 		}
-		g, err := peertest.NewGrid(ctx, peertest.GridConfig{Name: name, MQTT: true, MQTTConfig: mqttShared, Dir: filepath.Join(dir, name), Mesh: flags})
+		g, err := peertest.NewGrid(ctx, peertest.GridConfig{
+			Name: name, MQTT: true, MQTTVersion: version, MQTTConfig: mqttShared, Dir: filepath.Join(dir, name), Mesh: flags,
+		})
 		if err != nil {
 			return nil, nil, nil, errors.Join(err, stop())
 		}
