@@ -17,8 +17,8 @@ import (
 // older one, and ErrBadDescriptor. The very bytes that are known are taken again
 // without a change.
 //
-// A domain that the grid did not claim before waits for AssignDomain, unless it
-// lies below one that the grid holds already.
+// A domain that the grid never held waits for AssignDomain, unless it lies below one
+// that the grid holds already.
 func (r *Registry) AcceptDescriptor(ctx context.Context, raw []byte) (*Descriptor, error) {
 	d, err := ParseDescriptor(raw, r.cfg.Now())
 	if err != nil {

@@ -3,6 +3,7 @@ package federation
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -94,6 +95,54 @@ func TestLaterDomains(t *testing.T) {
 	must(t, w.AssignDomain(t.Context(), XMPP, "bank.example", "bob"))
 	accept("bob.grid")
 	wantClaims(t, w, "bob.grid bob active")
+}
+
+// A grid that stops a protocol for a while names its domains no more, and its peers
+// need not approve them anew.
+func TestReleasedDomainComesBack(t *testing.T) {
+	w, bob, carol := newWorld(t), newGrid(t), newGrid(t)
+	w.introduce(t, "bob", bob.says(t, "bob.grid", "b.example"), "bob.grid", "b.example")
+	w.introduce(t, "carol", carol.says(t, "carol.grid"), "carol.grid")
+	accept := func(g *grid, domains ...string) {
+		t.Helper()
+		_, err := w.AcceptDescriptor(t.Context(), g.says(t, domains...))
+		must(t, err)
+	}
+	accept(bob)
+	wantClaims(t, w, "carol.grid carol active")
+	w.open(t)
+	accept(carol, "carol.grid", "b.example")
+	must(t, w.AssignDomain(t.Context(), XMPP, "b.example", "carol"))
+	accept(bob, "bob.grid", "b.example", "new.example")
+	wantClaims(t, w, "b.example bob conflict", "b.example carol active", "bob.grid bob active", "carol.grid carol active", "new.example bob pending")
+
+	accept(bob, "bob.grid")
+	accept(bob, "bob.grid", "new.example")
+	wantClaims(t, w, "b.example carol active", "bob.grid bob active", "carol.grid carol active", "new.example bob pending")
+
+	must(t, w.Remove(t.Context(), "bob"))
+	w.introduce(t, "bob", bob.says(t), "bob.grid")
+	accept(bob, "bob.grid")
+	wantClaims(t, w, "b.example carol active", "bob.grid bob pending", "carol.grid carol active")
+}
+
+func TestReleasedDomainsAreBounded(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	for i := range 5 {
+		var names []string
+		for j := range maxClaims {
+			names = append(names, fmt.Sprintf("n%d-%d.bob.grid", i, j))
+		}
+		names[0] = "bob.grid"
+		_, err := w.AcceptDescriptor(t.Context(), g.says(t, names...))
+		must(t, err)
+	}
+	var n int
+	must(t, w.store.Read().QueryRow(`SELECT count(*) FROM domain_released`).Scan(&n))
+	if n != maxReleased {
+		t.Errorf("%d released names are remembered, want %d", n, maxReleased)
+	}
 }
 
 func TestAcceptDescriptor(t *testing.T) {

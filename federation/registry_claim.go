@@ -63,17 +63,17 @@ func (r *Registry) assign(tx *sql.Tx, proto Protocol, domain, petname string) er
 }
 
 // syncClaims makes a peer's claims those of its newest descriptor. What it no
-// longer claims is given up; what is new is pending; what would be our own is
-// refused.
+// longer claims is given up; what is new is pending, unless it held that before; what
+// would be our own is refused.
 func (r *Registry) syncClaims(tx *sql.Tx, d *Descriptor) error {
 	rows, err := store.ClaimsOf(context.Background(), tx, string(d.Grid))
 	if err != nil {
 		return err
 	}
 	type key struct{ proto, domain string }
-	have := map[key]bool{}
+	have := map[key]store.Claim{}
 	for _, c := range rows {
-		have[key{c.Proto, c.Domain}] = true
+		have[key{c.Proto, c.Domain}] = c
 	}
 	for _, c := range d.Claims() {
 		k := key{string(c.Protocol), c.Domain}
@@ -83,19 +83,44 @@ func (r *Registry) syncClaims(tx *sql.Tx, d *Descriptor) error {
 			}
 			continue
 		}
-		if !have[k] {
-			if err := store.PutClaim(tx, store.Claim{Proto: k.proto, Domain: k.domain, Grid: string(d.Grid), Status: string(ClaimPending)}); err != nil {
+		if _, ok := have[k]; !ok {
+			if err := r.addClaim(tx, store.Claim{Proto: k.proto, Domain: k.domain, Grid: string(d.Grid), Status: string(ClaimPending)}); err != nil {
 				return err
 			}
 		}
 		delete(have, k)
 	}
-	for k := range have { // no longer claimed
-		if err := store.DeleteClaim(tx, k.proto, k.domain, string(d.Grid)); err != nil {
+	for _, c := range have { // no longer claimed
+		if err := releaseClaim(tx, c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addClaim takes a claim down as pending. A name that the grid has held before is
+// its own again, as far as nobody else holds it now: its operator may have stopped a
+// protocol for a while, and there is nothing new to approve.
+func (r *Registry) addClaim(tx *sql.Tx, c store.Claim) error {
+	held, err := store.TakeReleased(tx, c.Proto, c.Domain, c.Grid)
+	switch {
+	case err != nil:
+		return err
+	case held:
+		return r.grant(tx, c)
+	}
+	return store.PutClaim(tx, c)
+}
+
+// maxReleased is how many names are remembered that a grid held and gave up, so that
+// one that keeps changing its names does not fill the database.
+const maxReleased = 2 * maxClaims
+
+func releaseClaim(tx *sql.Tx, c store.Claim) error {
+	if ClaimStatus(c.Status) != ClaimActive {
+		return store.DeleteClaim(tx, c.Proto, c.Domain, c.Grid)
+	}
+	return store.ReleaseClaim(tx, c, maxReleased)
 }
 
 // grantClaims takes each pending claim of a peer for which approved says so, or

@@ -48,10 +48,39 @@ func DeleteClaim(tx *sql.Tx, proto, domain, grid string) error {
 	return err
 }
 
-// DeleteClaimsOf gives up all claims of a grid.
+// DeleteClaimsOf gives up all claims of a grid, and forgets what it released.
 func DeleteClaimsOf(tx *sql.Tx, grid string) error {
 	_, err := tx.Exec(`DELETE FROM domain_claim WHERE grid = ?`, grid)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`DELETE FROM domain_released WHERE grid = ?`, grid)
 	return err
+}
+
+// ReleaseClaim gives one claim up and remembers it, with the last keep that the
+// grid released.
+func ReleaseClaim(tx *sql.Tx, c Claim, keep int) error {
+	if err := DeleteClaim(tx, c.Proto, c.Domain, c.Grid); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`INSERT OR REPLACE INTO domain_released (grid, proto, domain, released) VALUES (?, ?, ?, ?)`,
+		c.Grid, c.Proto, c.Domain, now().Unix()); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`DELETE FROM domain_released WHERE grid = ? AND (proto, domain) NOT IN
+		(SELECT proto, domain FROM domain_released WHERE grid = ? ORDER BY released DESC, proto, domain LIMIT ?)`, c.Grid, c.Grid, keep)
+	return err
+}
+
+// TakeReleased says whether the grid released the domain, and forgets that.
+func TakeReleased(tx *sql.Tx, proto, domain, grid string) (bool, error) {
+	res, err := tx.Exec(`DELETE FROM domain_released WHERE grid = ? AND proto = ? AND domain = ?`, grid, proto, domain)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n > 0, err
 }
 
 func scanClaim(row scanner) (c Claim, err error) {

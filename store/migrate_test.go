@@ -92,6 +92,9 @@ func TestUpgradeOfEveryFrozenSchema(t *testing.T) {
 			if version >= 4 {
 				checkFrozenMQTT(t, s)
 			}
+			if version >= 5 {
+				checkFrozenReleased(t, s)
+			}
 		})
 	}
 }
@@ -171,6 +174,19 @@ func checkFrozenMQTT(t *testing.T, s *Store) {
 	err := s.Read().QueryRow(`SELECT hash FROM mqtt_retained WHERE peer = 'gridbbbb' AND topic = 'home/hall/temp'`).Scan(&hash)
 	if err != nil || string(hash) != "\x0a\x0b" {
 		t.Errorf("retained %x, %v", hash, err)
+	}
+}
+
+func checkFrozenReleased(t *testing.T, s *Store) {
+	t.Helper()
+	err := s.Write(t.Context(), func(tx *sql.Tx) error {
+		if was, err := TakeReleased(tx, "matrix", "bob.grid", "gridbbbb"); err != nil || !was {
+			t.Errorf("released: %v, %v", was, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
