@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -130,17 +131,21 @@ func refusalText(res *http.Response) string {
 	}, strings.TrimSpace(strings.ToValidUTF8(string(text), "")))
 }
 
+// addresses are the node addresses of a peer that this gateway can dial, in the order
+// to try them.
+func (l *Links) addresses(p *federation.Peer) []transports.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dialableLocked(p)
+}
+
+func (l *Links) dialableLocked(p *federation.Peer) []transports.Addr {
+	return slices.DeleteFunc(l.addressesLocked(p), func(a transports.Addr) bool { return l.cfg.Transports[a.Net] == nil })
+}
+
 // connect dials a peer's addresses, the next one beside the first when that
 // takes long, and returns the first connection on which a hello was answered.
-func (l *Links) connect(ctx context.Context, p *federation.Peer) (*session, error) {
-	l.mu.Lock()
-	var addrs []transports.Addr
-	for _, a := range l.addressesLocked(p) {
-		if l.cfg.Transports[a.Net] != nil {
-			addrs = append(addrs, a)
-		}
-	}
-	l.mu.Unlock()
+func (l *Links) connect(ctx context.Context, p *federation.Peer, addrs []transports.Addr) (*session, error) {
 	if len(addrs) == 0 {
 		return nil, errNoAddress
 	}

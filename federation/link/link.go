@@ -230,6 +230,7 @@ func (l *Links) apply(ctx context.Context, now *federation.Snapshot) {
 			o.stop(errNotActive)
 		} else {
 			o.recheck(p)
+			o.redirect(p, l.dialableLocked(p))
 		}
 	}
 	for _, p := range now.Peers() {
@@ -281,10 +282,14 @@ func (l *Links) closeAll() {
 // Wake makes the link to a peer, if it is down, be dialled now.
 func (l *Links) Wake(peer federation.GridID) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	o := l.outbound[peer]
-	l.mu.Unlock()
-	if o != nil {
-		o.wakeUp()
+	if o == nil {
+		return
+	}
+	o.wakeUp()
+	if p := l.cfg.Directory.Now().Peer(peer); p != nil {
+		o.redirect(p, l.dialableLocked(p))
 	}
 }
 

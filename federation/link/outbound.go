@@ -2,15 +2,18 @@ package link
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/transports"
 )
 
 const (
@@ -39,6 +42,7 @@ type outbound struct {
 	name      string
 	state     State
 	since     time.Time // of state
+	dialled   *dialled  // nil unless Dialing
 	session   *session  // nil unless up
 	told      chan struct{}
 	lastHeard time.Time
@@ -80,9 +84,8 @@ func (o *outbound) run() {
 			}
 			continue
 		}
-		o.enter(Dialing)
 		started := time.Now()
-		s, err := o.l.connect(o.ctx, p)
+		s, err := o.dial(p)
 		if err == nil {
 			o.l.metrics.dials.WithLabelValues(p.Name, "up").Inc()
 			err = o.keep(p, s)
@@ -101,6 +104,57 @@ func (o *outbound) run() {
 		pause = min(time.Duration(float64(pause)*redialGrowth), o.longestPause())
 	}
 	o.enter(Down)
+}
+
+// dialled is where a connection is being tried, and with which grid key.
+type dialled struct {
+	key     ed25519.PublicKey
+	addrs   []transports.Addr
+	abandon context.CancelCauseFunc
+}
+
+var errMoved = errors.New("the peer has a new address or grid key")
+
+// dial connects to the peer, or gives that up once elsewhere is a better place to try.
+func (o *outbound) dial(p *federation.Peer) (*session, error) {
+	o.enter(Dialing)
+	ctx, cancel := context.WithCancelCause(o.ctx)
+	defer cancel(nil)
+	d := &dialled{key: p.Key, addrs: o.l.addresses(p), abandon: cancel}
+	o.setDialled(d)
+	defer o.setDialled(nil)
+	if now := o.l.cfg.Directory.Now().Peer(o.id); now != nil { // it may have changed before d was seen
+		o.redirect(now, o.l.addresses(now))
+	}
+	s, err := o.l.connect(ctx, p, d.addrs)
+	if err != nil && errors.Is(context.Cause(ctx), errMoved) {
+		o.wakeUp()
+		err = errMoved
+	}
+	return s, err
+}
+
+func (o *outbound) setDialled(d *dialled) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dialled = d
+}
+
+// redirect ends a dial that does not know all of the peer's addresses, or its key. A node
+// that is gone would be waited for otherwise, while the peer is at hand elsewhere.
+func (o *outbound) redirect(p *federation.Peer, addrs []transports.Addr) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := o.dialled
+	if d == nil {
+		return
+	}
+	unknown := func(a transports.Addr) bool {
+		return !slices.ContainsFunc(d.addrs, func(b transports.Addr) bool { return a.ID() == b.ID() })
+	}
+	if !d.key.Equal(p.Key) || slices.ContainsFunc(addrs, unknown) {
+		d.abandon(errMoved)
+	}
 }
 
 // keep announces a session, sends heartbeats on it until it ends, and announces
@@ -232,10 +286,7 @@ func (o *outbound) longestPause() time.Duration {
 
 // hasPath says whether a transport has a session with a node of the peer.
 func (o *outbound) hasPath(p *federation.Peer) bool {
-	o.l.mu.Lock()
-	addrs := o.l.addressesLocked(p)
-	o.l.mu.Unlock()
-	for _, a := range addrs {
+	for _, a := range o.l.addresses(p) {
 		if o.l.paths.has(o.l.cfg.Transports[a.Net], a) {
 			return true
 		}

@@ -183,14 +183,46 @@ func TestPathOfTheTransportWakesTheRedial(t *testing.T) {
 	a.awaitError("has not approved")
 }
 
-func TestSecondAddressIsTried(t *testing.T) {
-	a, b := newGateway(t, patient), newGateway(t, quick)
-	silent, err := net.Listen("tcp", net.JoinHostPort(newIP(), "9001"))
+// silent listens on an address of its own, and says nothing to who comes.
+func silent(t *testing.T) (node string) {
+	t.Helper()
+	node = newIP()
+	ln, err := net.Listen("tcp", net.JoinHostPort(node, "9001"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-	node, _, _ := net.SplitHostPort(silent.Addr().String())
+	t.Cleanup(func() { ln.Close() })
+	return node
+}
+
+// A dial to where the peer is no more ends when it is known to be elsewhere.
+func TestDialEndsForANewAddress(t *testing.T) {
+	for name, tell := range map[string]func(a, b *testGateway){
+		"from a descriptor": func(a, b *testGateway) {
+			a.knows(b, federation.StateActive)
+		},
+		"from a connection of the peer's": func(a, b *testGateway) {
+			b.change(a.id.ID(), func(p *federation.Peer) {
+				p.Descriptor = &federation.Descriptor{Nodes: []federation.Node{{Addrs: []string{"tcp:" + a.ip}}}}
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, nowhere := newGateway(t, patient), newGateway(t, quick), silent(t)
+			b.change(a.id.ID(), func(p *federation.Peer) { p.Key, p.Name, p.State = a.id.Key(), "a", federation.StateActive })
+			a.change(b.id.ID(), func(p *federation.Peer) {
+				p.Key, p.Name, p.State = b.id.Key(), "b", federation.StateActive
+				p.Descriptor = &federation.Descriptor{Nodes: []federation.Node{{Addrs: []string{"tcp:" + nowhere}}}}
+			})
+			waitFor(t, "a dial", func() bool { return len(a.Status()) == 1 && a.Status()[0].State == Dialing })
+			tell(a, b)
+			a.await(true)
+		})
+	}
+}
+
+func TestSecondAddressIsTried(t *testing.T) {
+	a, b, node := newGateway(t, patient), newGateway(t, quick), silent(t)
 	b.knows(a, federation.StatePaused)
 	a.change(b.id.ID(), func(p *federation.Peer) {
 		p.Key, p.Name, p.State = b.id.Key(), "b", federation.StateActive
