@@ -94,10 +94,10 @@ func LoadIdentity(dir string) (*Identity, error) {
 	return id.ready(), nil
 }
 
-// Rotate makes the key of the recovery sheet the current grid key, so that
-// whoever stole the old one is out. keep is given the new sheet before anything
-// changes; where it fails, so does Rotate. The grid id stays. A running gateway
-// must be restarted to use the new key.
+// Rotate makes the key of the recovery sheet the current grid key, and a new node
+// key beside it, so that whoever stole the old ones is out. keep is given the new
+// sheet before anything changes; where it fails, so does Rotate. The grid id stays.
+// No gateway may run with these keys meanwhile.
 func Rotate(dir, recovery string, keep func(newRecovery string) error) (*Identity, error) {
 	fail := func(err error) (*Identity, error) { return nil, fmt.Errorf("rotate grid key: %w", err) }
 	old, err := LoadIdentity(dir)
@@ -125,8 +125,14 @@ func Rotate(dir, recovery string, keep func(newRecovery string) error) (*Identit
 	if err := keep(sheet); err != nil {
 		return fail(fmt.Errorf("keep the new recovery sheet: %w", err))
 	}
+	// The node key first: with the old grid key it is as good as the old one. The other
+	// way round a crash would leave a node key that the thief has under the new grid key.
+	node, err := ReplaceKeyFile(filepath.Join(dir, NodeKeyFile))
+	if err != nil {
+		return fail(err)
+	}
 	id := &Identity{
-		id: old.id, key: key, node: old.node,
+		id: old.id, key: key, node: node,
 		next: HashKey(next.Public().(ed25519.PublicKey)),
 		past: append(append([]Rotation{}, old.past...), signRotation(old.key, old.id, len(old.past), old.next)),
 	}

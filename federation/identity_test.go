@@ -158,6 +158,9 @@ func TestRotate(t *testing.T) {
 		}
 		loaded, err := LoadIdentity(dir)
 		must(t, err)
+		if loaded.NodeSPKI() == before.NodeSPKI() || loaded.NodeSPKI() != id.NodeSPKI() {
+			t.Fatalf("rotation %d left the node its key", rot)
+		}
 		if !loaded.Key().Equal(id.Key()) || verifyHistory(first.ID(), loaded.past, loaded.Key()) != nil {
 			t.Fatalf("rotation %d was not written", rot)
 		}

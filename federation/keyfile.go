@@ -22,6 +22,11 @@ func CreateKeyFile(path string) (ed25519.PrivateKey, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("create key: %w", err)
 	}
+	return ReplaceKeyFile(path)
+}
+
+// ReplaceKeyFile is CreateKeyFile for a key whose old one is to be gone.
+func ReplaceKeyFile(path string) (ed25519.PrivateKey, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("create key %s: %w", path, err)

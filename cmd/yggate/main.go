@@ -50,7 +50,7 @@ func commands() []*command {
 	return []*command{
 		&cmdInit, &cmdCheck, &cmdServe, &cmdStatus, &cmdSetup,
 		&cmdInvite, &cmdAccept, &cmdPeer, &cmdDomain, &cmdRoute, &cmdOutbox,
-		&cmdReload, &cmdVersion,
+		&cmdReload, &cmdRotate, &cmdVersion,
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -95,32 +94,56 @@ func isTerminal(w io.Writer) bool {
 
 // confirm asks a question whose safe answer is no. Ctrl-C is an answer as well.
 func confirm(ctx context.Context, sh *shell, question string) (bool, error) {
-	fmt.Fprintf(sh.out, "%s [y/N] ", question)
+	answer, err := ask(ctx, sh, question+" [y/N]")
+	if err != nil {
+		return false, err
+	}
+	switch strings.ToLower(answer) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
+
+// ask asks for a line, of which it takes no more than that from what is typed. The end
+// of the input is an empty answer.
+func ask(ctx context.Context, sh *shell, question string) (string, error) {
+	fmt.Fprintf(sh.out, "%s ", question)
 	type line struct {
 		text string
 		err  error
 	}
 	read := make(chan line, 1)
 	go func() {
-		text, err := bufio.NewReader(io.LimitReader(sh.in, 1024)).ReadString('\n')
+		text, err := readLine(sh.in)
 		read <- line{text, err}
 	}()
-	var answer line
 	select {
-	case answer = <-read:
+	case answer := <-read:
+		switch {
+		case answer.err == io.EOF:
+			fmt.Fprintln(sh.out)
+		case answer.err != nil:
+			return "", fmt.Errorf("read the answer: %w", answer.err)
+		}
+		return strings.TrimSpace(answer.text), nil
 	case <-ctx.Done(): // the process ends, and with it the read
 		fmt.Fprintln(sh.out)
-		return false, context.Cause(ctx)
+		return "", context.Cause(ctx)
 	}
-	switch {
-	case answer.err == io.EOF:
-		fmt.Fprintln(sh.out)
-	case answer.err != nil:
-		return false, fmt.Errorf("read the answer: %w", answer.err)
+}
+
+// readLine reads a line of at most 1024 bytes, and nothing behind it.
+func readLine(r io.Reader) (string, error) {
+	var text []byte
+	for b := make([]byte, 1); len(text) < 1024; {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return string(text), err
+		}
+		if b[0] == '\n' {
+			break
+		}
+		text = append(text, b[0])
 	}
-	switch strings.ToLower(strings.TrimSpace(answer.text)) {
-	case "y", "yes":
-		return true, nil
-	}
-	return false, nil
+	return string(text), nil
 }
