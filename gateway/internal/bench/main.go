@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 )
@@ -73,19 +74,21 @@ func run(ctx context.Context, o *options, which []string) error {
 	parts := map[string]func(context.Context, *options, string) error{
 		"xmpp": benchXMPP, "matrix": benchMatrix, "bare": benchBare, "mqtt": benchMQTT, "idle": benchIdle,
 	}
+	all := []string{"xmpp", "matrix", "bare", "mqtt", "idle"}
+	for _, name := range which { // before the first runs for minutes
+		if parts[name] == nil {
+			return fmt.Errorf("%q is no benchmark; flags stand before these: %s", name, strings.Join(all, ", "))
+		}
+	}
 	if len(which) == 0 {
-		which = []string{"xmpp", "matrix", "bare", "mqtt", "idle"}
+		which = all
 	}
 	for _, name := range which {
-		part, ok := parts[name]
-		if !ok {
-			return fmt.Errorf("%q is no benchmark: xmpp, matrix, bare, mqtt, idle", name)
-		}
 		dir, err := os.MkdirTemp(o.dir, "yggate-bench-")
 		if err != nil {
 			return err
 		}
-		err = part(ctx, o, dir)
+		err = parts[name](ctx, o, dir)
 		if err != nil {
 			return fmt.Errorf("%s: %w (logs are in %s)", name, err, dir)
 		}
