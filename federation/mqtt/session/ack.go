@@ -95,14 +95,50 @@ func (s *Session) renewRow(f *flight) {
 // forgetBegun frees the packet ids of messages of an earlier life that nobody has
 // sent again yet: the broker knows of them no more.
 func (s *Session) forgetBegun() {
+	for _, id := range s.orphans() {
+		s.forget(id)
+	}
+}
+
+// orphans are the packet ids of messages that an earlier life began and nobody has sent
+// again yet, in their order.
+func (s *Session) orphans() (ids []uint16) {
+	o := &s.out
 	for id := lowIDs + 1; id <= allIDs; id++ {
-		if s.out.rows[id].Stage == Begun && s.out.byID[uint16(id)] == nil {
-			s.metrics.renewed.Inc()
-			s.out.orphans--
-			s.setRow(uint16(id), OutState{})
-			s.diary.lazily(Change{Op: CutOut, ID: uint16(id)})
+		if o.rows[id].Stage == Begun && o.byID[uint16(id)] == nil {
+			ids = append(ids, uint16(id))
 		}
 	}
+	slices.SortFunc(ids, func(a, b uint16) int { return cmp.Compare(o.rows[a].Turn, o.rows[b].Turn) })
+	return ids
+}
+
+func (s *Session) forget(id uint16) {
+	s.metrics.renewed.Inc()
+	s.out.orphans--
+	s.setRow(id, OutState{})
+	s.diary.lazily(Change{Op: CutOut, ID: id})
+}
+
+// disown has the broker release what it may hold of an earlier life, if nothing else can
+// begin for that and nobody has sent it again for AckTimeout: the peer that it came from
+// is away, or sends here no more. What is sent again after all is a new message then.
+func (s *Session) disown(c *conn, now time.Time) {
+	s.mu.Lock()
+	defer s.unlock()
+	o := &s.out
+	stuck := o.waiting.Len() > 0 && o.flying.Len() == 0 && !o.mayBegin()
+	if s.conn != c || !stuck || now.Sub(s.since) <= s.cfg.AckTimeout {
+		return
+	}
+	ids := s.orphans()
+	s.log.Warn("messages of an earlier life that their peer does not send again hold up others; what the broker has of them goes on, "+
+		"and may come twice should they be sent again", "addr", s.cfg.Addr, "count", len(ids))
+	for _, id := range ids {
+		c.answer(typePubrel, id, codeSuccess)
+		s.forget(id)
+	}
+	s.pump()
 }
 
 // acknowledged is told of PUBACK, PUBREC and PUBCOMP.

@@ -171,6 +171,7 @@ func (s *Session) inspect(c *conn, now time.Time) error {
 		return fmt.Errorf("the broker has not acknowledged a message within %v", s.cfg.AckTimeout)
 	}
 	s.askAgain(c, now)
+	s.disown(c, now)
 	if c.keepAlive == 0 {
 		return nil
 	}

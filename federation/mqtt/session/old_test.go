@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A broker of MQTT 3.1.1 is not given more than any takes; see receiveMax3.
@@ -136,4 +137,17 @@ func TestHeldByNobody(t *testing.T) {
 	}
 	d := newDialogue(t, Config{Version: V311, Journal: journal})
 	d.play("accept\n< 10*\n> 20 02 00 00\n" + strings.Repeat("publish 1\n", receiveMax3) + strings.Repeat("< 32*\n", receiveMax3))
+}
+
+// Others do not wait for ever for what nobody sends again. The broker releases it.
+func TestHeldForNobody(t *testing.T) {
+	journal := newMemory()
+	for i := range 3 {
+		journal.st.Out[uint16(lowIDs+1+i)] = OutState{hashKey(fmt.Sprint("k", i)), Begun, uint64(i + 1)}
+	}
+	const up = "accept\n< 10*\n> 20 06 01 00 03 21 00 03\n"
+	d := newDialogue(t, Config{Journal: journal, AckTimeout: 100 * time.Millisecond})
+	d.play(up + "publish 1 a\n< 62 02 20 00\n< 62 02 20 01\n< 62 02 20 02\n< 32*\n> 70 02 20 00\n> 70 02 20 01\n> 70 02 20 02\n> 40 02 00 01\ndone a\n")
+	// Should it be sent again after all, it is a new message.
+	d.play("publish 2 k1\n< 34 .. 00 01 74 20 03*\n> 50 02 20 03\n< 62 02 20 03\n> 70 02 20 03\ndone k1")
 }

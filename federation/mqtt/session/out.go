@@ -58,7 +58,7 @@ type outgoing struct {
 
 	quota, used int // of the broker's receive maximum on this connection
 	// orphans is how many messages at QoS 2 an earlier life began that nobody has sent
-	// again yet: the broker may hold them.
+	// again yet: the broker may hold them; see Session.disown.
 	orphans int
 	// crowded: the broker has said that it holds too much, though by orphans and flying it
 	// cannot.
