@@ -24,6 +24,7 @@ type limiter struct {
 	mu      sync.Mutex
 	all     *rate.Limiter
 	sources map[string]*rate.Limiter
+	tidied  time.Time // when the idle were last forgotten
 }
 
 func newLimiter(now func() time.Time) *limiter {
@@ -39,8 +40,11 @@ func (l *limiter) allow(source string) bool {
 	s := l.sources[source]
 	if s == nil {
 		s = rate.NewLimiter(perSource, perSourceBurst)
-		if len(l.sources) >= maxSources {
+		// Nobody's allowance grows by much within a second, and to walk through all
+		// for each newcomer would be work that a flood of them causes.
+		if len(l.sources) >= maxSources && now.Sub(l.tidied) >= time.Second {
 			l.forgetIdle(now)
+			l.tidied = now
 		}
 		// With no room left even so, the common limit alone must do.
 		if len(l.sources) < maxSources {
