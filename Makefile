@@ -55,7 +55,7 @@ test-race:
 # What runs with the race detector is not run once more without it, but for where that
 # leaves something out.
 test-plain:
-	go test -vet=off -parallel 8 -count=1 ./store ./transports/ygg ./federation/lane/journal
+	go test -vet=off -parallel 8 -count=1 ./transports/ygg ./federation/lane/journal
 
 race: ## the tests that take no servers, with the race detector
 	CGO_ENABLED=1 go test $(RACE) ./...

@@ -82,7 +82,7 @@ func pagesOf(t *testing.T, db *sql.DB, fn func()) (pages int) {
 // outbox, what reads and cuts at any place of a lane touches only what it returns and
 // the way there.
 func TestManyWaitingItems(t *testing.T) {
-	const n, epochs = manyItems, 4
+	const n, epochs = 200_000, 4
 	s, err := Open(t.Context(), Options{Path: t.TempDir() + "/db", Readers: 1})
 	if err != nil {
 		t.Fatal(err)
