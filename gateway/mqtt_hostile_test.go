@@ -271,8 +271,12 @@ func TestMQTTOverflow(t *testing.T) {
 			to, from := mqttUser(t, b.Broker, "grid/a/house/n", nil), mqttUser(t, a.Broker, "", nil)
 			check(t, b.Gateway.Kill())
 			e.awaitRetained(a, "$grid/b/state", "$grid/b/state offline") // what is on its way is not dropped
+			dropped := e.metric(a, `yggate_mqtt_dropped_total{dir="out",peer="b"`)
 			for i := range sent {
 				from.publish(t, "house/n", strconv.Itoa(i+1))
+			}
+			if policy != "block" { // with which the last wait at the broker
+				e.awaitMetric(a, `yggate_mqtt_dropped_total{dir="out",peer="b"`, dropped+sent-room)
 			}
 			if err := b.Gateway.Start(t.Context()); err != nil {
 				t.Fatal(err)

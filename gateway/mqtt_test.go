@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -21,8 +23,9 @@ import (
 
 // estate is grids with a mosquitto each, every two of them peers.
 type estate struct {
-	t     *testing.T
-	grids []*peertest.Grid
+	t       *testing.T
+	grids   []*peertest.Grid
+	metrics map[*peertest.Grid]netip.AddrPort
 }
 
 // newEstate starts grids a, b, c, of which the first can be reached by the others.
@@ -32,7 +35,7 @@ func newEstate(t *testing.T, mqtt, each string, names ...string) *estate {
 	peertest.Require(t, "mosquitto")
 	ctx, dir := t.Context(), t.TempDir()
 	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
-	e := &estate{t: t}
+	e := &estate{t: t, metrics: map[*peertest.Grid]netip.AddrPort{}}
 	for i, name := range names {
 		cfg := peertest.GridConfig{Name: name, MQTT: true, MQTTConfig: mqtt, Dir: filepath.Join(dir, name)}
 		if i == 0 {
@@ -40,7 +43,10 @@ func newEstate(t *testing.T, mqtt, each string, names ...string) *estate {
 		} else {
 			cfg.Mesh = []string{"--mesh-peer", mesh}
 		}
+		metrics := netip.AddrPortFrom(peertest.Loopback(), 9464)
+		cfg.Mesh = append(cfg.Mesh, "--metrics", metrics.String())
 		g := newGrid(t, cfg)
+		e.metrics[g] = metrics
 		if each != "" {
 			addPeers(t, g, each, names)
 		}
@@ -55,6 +61,42 @@ func newEstate(t *testing.T, mqtt, each string, names ...string) *estate {
 		e.grids = append(e.grids, g)
 	}
 	return e
+}
+
+// metric adds up the values of a gateway's metric whose labels begin so.
+func (e *estate) metric(g *peertest.Grid, begin string) (sum float64) {
+	e.t.Helper()
+	res, err := http.Get("http://" + e.metrics[g].String() + "/metrics")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		e.t.Fatalf("metrics: %s, %v", res.Status, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, begin) {
+			v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' ')+1:]), 64)
+			check(e.t, err)
+			sum += v
+		}
+	}
+	return sum
+}
+
+// awaitMetric waits until a metric has reached a value.
+func (e *estate) awaitMetric(g *peertest.Grid, begin string, least float64) {
+	e.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		have := e.metric(g, begin)
+		if have >= least {
+			return
+		}
+		if time.Now().After(end) {
+			e.t.Fatalf("%s of %s is %v, want %v", begin, g.Name, have, least)
+		}
+	}
 }
 
 // addPeers writes settings of peers into a configuration that has none.
