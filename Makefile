@@ -48,9 +48,10 @@ test: vet ## install what is missing, then every test there is and the demo; CI 
 
 # The gateway's own tests take longest, mostly waiting, so they go first and the others
 # beside them. Lint has vetted everything. TestRulesAreNeeded runs in test-plain: it is
-# TestSimulation's worlds nine times over, each of which is one goroutine.
+# TestSimulation's worlds nine times over, each of which is one goroutine. The gateway's
+# take 5 minutes where nothing else runs, and go test would end them after 10.
 test-race:
-	CGO_ENABLED=1 go test -vet=off -parallel 4 $(RACE) -skip '^TestRulesAreNeeded$$' -tags integration -count=1 ./gateway ./...
+	CGO_ENABLED=1 go test -vet=off -timeout 20m -parallel 4 $(RACE) -skip '^TestRulesAreNeeded$$' -tags integration -count=1 ./gateway ./...
 
 # What runs with the race detector is not run once more without it, but for where that
 # leaves something out.
