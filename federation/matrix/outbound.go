@@ -72,6 +72,10 @@ func (o *outbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer o.handlers.leave()
 	x := &exchange{o: o, w: &recorder{ResponseWriter: w}, r: r}
 	defer x.end()
+	// An answer may come before the body is read, and must not wait for it.
+	if err := http.NewResponseController(x.w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		o.log.Debug("a connection of the homeserver cannot carry an answer beside a body", "err", err)
+	}
 	begun := time.Now()
 	if e := x.serve(); e != nil {
 		if x.w.status == 0 {
@@ -81,6 +85,8 @@ func (o *outbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"server", x.name, "peer", x.peerName(), "endpoint", x.target.endpoint, "status", e.StatusCode, "reason", e.Err)
 	}
 	o.metrics.request(x.peerName(), x.target.endpoint, x.w.status, time.Since(begun))
+	x.end()
+	x.linger()
 }
 
 func (x *exchange) end() {
@@ -229,10 +235,6 @@ func (x *exchange) request() (*http.Request, *mautrix.RespError) {
 	if x.r.Body == nil || x.r.Body == http.NoBody || x.r.ContentLength == 0 {
 		req.Body, req.ContentLength = http.NoBody, 0
 		return req, nil
-	}
-	// An answer may come before the body is read, and must not wait for it.
-	if err := http.NewResponseController(x.w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return nil, respond(mautrix.MUnknown, "the connection cannot carry a body: "+err.Error())
 	}
 	req.Body = x.body()
 	if x.r.ContentLength >= gzipFrom && isJSON(x.r.Header) {

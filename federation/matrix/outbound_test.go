@@ -1,15 +1,18 @@
 package matrix
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httputil"
 	"runtime"
 	"strings"
 	"testing"
@@ -207,6 +210,51 @@ func TestBodyOverLimitWithoutLength(t *testing.T) {
 	}
 }
 
+// TestAnswerToOneWhoIsWriting is a homeserver that looks for the answer when all of the
+// body is out.
+func TestAnswerToOneWhoIsWriting(t *testing.T) {
+	const size = 24 << 20
+	for name, c := range map[string]struct {
+		header string
+		write  func(io.Writer) error
+	}{
+		"known length": {fmt.Sprint("Content-Length: ", size), func(w io.Writer) error {
+			_, err := w.Write(make([]byte, size))
+			return err
+		}},
+		"chunks": {"Transfer-Encoding: chunked", func(w io.Writer) error {
+			chunks := httputil.NewChunkedWriter(w)
+			_, err := chunks.Write(make([]byte, size))
+			_, last := io.WriteString(w, "0\r\n\r\n")
+			return errors.Join(err, last)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSide(t, func(c *Config) { c.MaxBody = 1 << 20 })
+			s.links.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+			conn, err := tls.Dial("tcp", s.direct, &tls.Config{ServerName: "b.grid", RootCAs: s.ca.Roots()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "PUT /_matrix/federation/v1/send/1 HTTP/1.1\r\nHost: b.grid\r\n"+c.header+"\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.write(conn); err != nil {
+				t.Errorf("write the body: %v", err)
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if body, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusRequestEntityTooLarge {
+				t.Errorf("answered %s: %s, %v", res.Status, body, err)
+			}
+		})
+	}
+}
+
 func TestGzipOnTheLink(t *testing.T) {
 	s := newSide(t)
 	random := make([]byte, 100<<10)
@@ -379,7 +427,7 @@ func TestCancelReachesThePeer(t *testing.T) {
 // the answer nor the next request on the connection.
 func TestBodyDeadlines(t *testing.T) {
 	d := &deadlines{}
-	body := &requestBody{ReadCloser: io.NopCloser(strings.NewReader("x")), left: 1, ctl: http.NewResponseController(d)}
+	body := &requestBody{Reader: strings.NewReader("x"), left: 1, ctl: http.NewResponseController(d)}
 	if _, err := io.ReadAll(body); err != nil {
 		t.Fatal(err)
 	}
