@@ -50,6 +50,8 @@ type peer struct {
 	wakeup chan struct{} // of pass
 	// storing is what of keep is on its way to the disk.
 	storing []*outgoing
+	// returned are topics of storing of which a retained message was given back meanwhile.
+	returned map[string]bool
 	// full is since when the outbox has had no room; zero: it has.
 	full time.Time
 	// touched are the topics that changed since the comparison of retained messages
@@ -204,7 +206,7 @@ func (p *peer) next(ctx context.Context, q *pending, wake chan struct{}) []*outg
 		p.mu.Lock()
 		batch := q.take()
 		if q == &p.keep {
-			p.storing = batch
+			p.storing, p.returned = batch, nil
 		}
 		p.mu.Unlock()
 		if len(batch) > 0 {
@@ -398,6 +400,7 @@ func (p *peer) stored(ctx context.Context, batch []*outgoing) {
 	if err != nil {
 		p.a.log.Warn("what a peer has retained is not noted; it is sent once more", "peer", p.name(), "err", err)
 	}
+	p.doubtReturned(ctx, batch)
 	for _, o := range batch {
 		o.done(nil)
 	}

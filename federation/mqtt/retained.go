@@ -77,6 +77,40 @@ func (a *Adapter) doubtRetained(ctx context.Context, id federation.GridID, topic
 	})
 }
 
+// comesBack is told that a retained message of a topic is given back. Where the topic is
+// among what is being stored it may be noted only after this that the peer will have it.
+func (p *peer) comesBack(topic string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.storing, func(o *outgoing) bool { return o.retained != nil && o.topic == topic }) {
+		if p.returned == nil {
+			p.returned = map[string]bool{}
+		}
+		p.returned[topic] = true
+	}
+}
+
+// doubtReturned takes back what was noted of topics that were given back before that.
+func (p *peer) doubtReturned(ctx context.Context, batch []*outgoing) {
+	var topics []string
+	p.mu.Lock()
+	for _, o := range batch {
+		if p.returned[o.topic] {
+			delete(p.returned, o.topic)
+			topics = append(topics, o.topic)
+		}
+	}
+	p.mu.Unlock()
+	for _, topic := range topics {
+		if err := p.a.doubtRetained(ctx, p.id, topic); err != nil {
+			p.a.log.Warn("a retained message that a peer did not get counts as told", "peer", p.name(), "topic", topic, "err", err)
+		}
+	}
+	if len(topics) > 0 {
+		p.reconcile()
+	}
+}
+
 func (a *Adapter) forgetRetained(ctx context.Context, id federation.GridID) error {
 	return a.cfg.Store.Write(ctx, func(tx *sql.Tx) error { return store.ForgetMQTTRetained(tx, string(id)) })
 }
@@ -304,10 +338,12 @@ func (a *Adapter) GiveBack(ctx context.Context, owner *federation.Peer, it lane.
 	if env.Kind != kindPublish || !env.has(flagRetain) {
 		return nil
 	}
+	p := a.peer(owner.ID)
+	p.comesBack(env.Topic)
 	if err := a.doubtRetained(ctx, owner.ID, env.Topic); err != nil {
 		return fmt.Errorf("note that a peer did not get a retained message: %w", err)
 	}
-	a.peer(owner.ID).reconcile()
+	p.reconcile()
 	return nil
 }
 

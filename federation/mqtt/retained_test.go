@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -198,5 +199,19 @@ func TestRetainedExpired(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.link("a", "b", true)
+	eventually(t, "it crosses after all", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+}
+
+// The same where it is given back before it is noted that the peer will have it.
+func TestRetainedExpiredAtOnce(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("state/0", "zero", 1, true)
+	eventually(t, "the first one crosses", func() bool { return b.broker.holds("#")["state/0"] == "zero" })
+	var once sync.Once
+	a.wire.mu.Lock()
+	a.wire.early = func(lane.Item) (first bool) { once.Do(func() { first = true }); return first }
+	a.wire.mu.Unlock()
+	a.broker.client("state/1", "one", 1, true)
 	eventually(t, "it crosses after all", func() bool { return b.broker.holds("#")["state/1"] == "one" })
 }

@@ -317,6 +317,8 @@ type wire struct {
 	seq   int
 	ids   map[string]bool
 	busy  map[federation.GridID]bool
+	// early, when set, is given back before its Put is told that it is stored.
+	early func(lane.Item) bool
 }
 
 func newWire(g *grid) *wire {
@@ -334,7 +336,7 @@ func (w *wire) set(peer federation.GridID, up bool) {
 	}
 }
 
-func (w *wire) Put(_ context.Context, peer federation.GridID, name lane.Name, stored func(error), items ...lane.Item) error {
+func (w *wire) Put(ctx context.Context, peer federation.GridID, name lane.Name, stored func(error), items ...lane.Item) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -353,6 +355,12 @@ func (w *wire) Put(_ context.Context, peer federation.GridID, name lane.Name, st
 		}
 		w.seq++
 		it.Source, it.At = fmt.Sprintf("1.%d", w.seq), time.Now()
+		if w.early != nil && w.early(it) {
+			if err := w.giveBack(ctx, peer, []lane.Item{it}, lane.ErrExpired); err != nil {
+				return err
+			}
+			continue
+		}
 		w.queue[peer] = append(w.queue[peer], it)
 	}
 	stored(nil)
