@@ -79,7 +79,7 @@ func (o *outbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	begun := time.Now()
 	if e := x.serve(); e != nil {
 		if x.w.status == 0 {
-			e.Write(x.w)
+			x.w.refuse(e)
 		}
 		o.log.Debug("a request of the homeserver is not answered by the peer",
 			"server", x.name, "peer", x.peerName(), "endpoint", x.target.endpoint, "status", e.StatusCode, "reason", e.Err)

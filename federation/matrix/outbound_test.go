@@ -248,8 +248,9 @@ func TestAnswerToOneWhoIsWriting(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer res.Body.Close()
-			if body, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusRequestEntityTooLarge {
-				t.Errorf("answered %s: %s, %v", res.Status, body, err)
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != http.StatusRequestEntityTooLarge || res.ContentLength != int64(len(body)) {
+				t.Errorf("answered %s: %s, %v, of length %d", res.Status, body, err, res.ContentLength)
 			}
 		})
 	}
