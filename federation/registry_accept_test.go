@@ -114,7 +114,7 @@ func TestReleasedDomainComesBack(t *testing.T) {
 	accept(carol, "carol.grid", "b.example")
 	must(t, w.AssignDomain(t.Context(), XMPP, "b.example", "carol"))
 	accept(bob, "bob.grid", "b.example", "new.example")
-	wantClaims(t, w, "b.example bob conflict", "b.example carol active", "bob.grid bob active", "carol.grid carol active", "new.example bob pending")
+	wantClaims(t, w, "b.example bob pending", "b.example carol active", "bob.grid bob active", "carol.grid carol active", "new.example bob pending")
 
 	accept(bob, "bob.grid")
 	accept(bob, "bob.grid", "new.example")
@@ -124,6 +124,26 @@ func TestReleasedDomainComesBack(t *testing.T) {
 	w.introduce(t, "bob", bob.says(t), "bob.grid")
 	accept(bob, "bob.grid")
 	wantClaims(t, w, "b.example carol active", "bob.grid bob pending", "carol.grid carol active")
+}
+
+// A name that another grid was given since does not go back to the one before it.
+func TestReleasedDomainOfTwo(t *testing.T) {
+	w, bob, carol := newWorld(t), newGrid(t), newGrid(t)
+	w.introduce(t, "bob", bob.says(t, "b.example"), "b.example")
+	w.introduce(t, "carol", carol.says(t, "carol.grid"), "carol.grid")
+	accept := func(g *grid, domains ...string) {
+		t.Helper()
+		_, err := w.AcceptDescriptor(t.Context(), g.says(t, domains...))
+		must(t, err)
+	}
+	accept(bob)
+	accept(carol, "carol.grid", "b.example")
+	must(t, w.AssignDomain(t.Context(), XMPP, "b.example", "carol"))
+	accept(carol, "carol.grid")
+	accept(bob, "b.example")
+	wantClaims(t, w, "b.example bob pending", "carol.grid carol active")
+	accept(carol, "carol.grid", "b.example")
+	wantClaims(t, w, "b.example bob pending", "b.example carol active", "carol.grid carol active")
 }
 
 func TestReleasedDomainsAreBounded(t *testing.T) {

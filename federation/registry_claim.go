@@ -56,7 +56,7 @@ func (r *Registry) assign(tx *sql.Tx, proto Protocol, domain, petname string) er
 		}
 	}
 	claims[i].Status = string(ClaimActive)
-	if err := store.PutClaim(tx, claims[i]); err != nil {
+	if err := hold(tx, claims[i]); err != nil {
 		return err
 	}
 	return r.audit(tx, "domain-assign", GridID(p.Grid), "%s %s from %q", proto, domain, holder.Grid)
@@ -98,9 +98,9 @@ func (r *Registry) syncClaims(tx *sql.Tx, d *Descriptor) error {
 	return nil
 }
 
-// addClaim takes a claim down as pending. A name that the grid has held before is
-// its own again, as far as nobody else holds it now: its operator may have stopped a
-// protocol for a while, and there is nothing new to approve.
+// addClaim takes a claim down as pending. A name that the grid was the last to hold is
+// its own again: its operator may have stopped a protocol for a while, and there is
+// nothing new to approve.
 func (r *Registry) addClaim(tx *sql.Tx, c store.Claim) error {
 	held, err := store.TakeReleased(tx, c.Proto, c.Domain, c.Grid)
 	switch {
@@ -152,7 +152,7 @@ func (r *Registry) grantClaims(tx *sql.Tx, p store.Peer, approved func(Claim) bo
 
 func (r *Registry) grant(tx *sql.Tx, c store.Claim) error {
 	holder, err := store.ActiveClaim(context.Background(), tx, c.Proto, c.Domain)
-	event := "claim-active"
+	event, put := "claim-active", hold
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		c.Status = string(ClaimActive)
@@ -160,14 +160,23 @@ func (r *Registry) grant(tx *sql.Tx, c store.Claim) error {
 		return err
 	default:
 		c.Status = string(ClaimConflict)
-		event = "claim-conflict"
+		event, put = "claim-conflict", store.PutClaim
 		r.cfg.Log.Warn("two grids claim one domain; the first keeps it until `yggate domain assign` decides",
 			"domain", c.Domain, "proto", c.Proto, "holder", GridID(holder.Grid).Short(), "claimant", GridID(c.Grid).Short())
 	}
-	if err := store.PutClaim(tx, c); err != nil {
+	if err := put(tx, c); err != nil {
 		return err
 	}
 	return r.audit(tx, event, GridID(c.Grid), "%s %s", c.Proto, c.Domain)
+}
+
+// hold writes an active claim down. Whoever held the domain before it has nothing to
+// come back to: the newest holder was approved for it.
+func hold(tx *sql.Tx, c store.Claim) error {
+	if err := store.ForgetReleased(tx, c.Proto, c.Domain); err != nil {
+		return err
+	}
+	return store.PutClaim(tx, c)
 }
 
 // dropOwnClaims takes from peers what has become our own by configuration.

@@ -83,6 +83,12 @@ func TakeReleased(tx *sql.Tx, proto, domain, grid string) (bool, error) {
 	return n > 0, err
 }
 
+// ForgetReleased forgets who has released the domain.
+func ForgetReleased(tx *sql.Tx, proto, domain string) error {
+	_, err := tx.Exec(`DELETE FROM domain_released WHERE proto = ? AND domain = ?`, proto, domain)
+	return err
+}
+
 func scanClaim(row scanner) (c Claim, err error) {
 	err = row.Scan(&c.Proto, &c.Domain, &c.Grid, &c.Status)
 	return c, err
