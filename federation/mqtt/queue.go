@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -191,8 +192,20 @@ func (p *peer) queue(o *outgoing) {
 	}
 }
 
+// endedLocked takes an item, and what was before it, from what is being stored. That
+// comes before a comparison is asked for: one that finds the topic there leaves it to
+// what is being stored. It needs p.mu.
+func (p *peer) endedLocked(o *outgoing) {
+	if i := slices.Index(p.storing, o); i >= 0 {
+		p.storing = p.storing[i+1:]
+	}
+}
+
 // giveUp ends the way of an item. A retained topic is compared again.
 func (p *peer) giveUp(o *outgoing, reason string) {
+	p.mu.Lock()
+	p.endedLocked(o)
+	p.mu.Unlock()
 	p.a.metrics.dropped.WithLabelValues(p.name(), "out", reason).Inc()
 	if o.retained != nil && reason != "peer" {
 		p.reconcile()

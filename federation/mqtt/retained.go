@@ -94,6 +94,7 @@ func (p *peer) comesBack(topic string) {
 func (p *peer) doubtReturned(ctx context.Context, batch []*outgoing) {
 	var topics []string
 	p.mu.Lock()
+	p.endedLocked(batch[len(batch)-1])
 	for _, o := range batch {
 		if p.returned[o.topic] {
 			delete(p.returned, o.topic)

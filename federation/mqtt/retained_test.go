@@ -215,3 +215,31 @@ func TestRetainedExpiredAtOnce(t *testing.T) {
 	a.broker.client("state/1", "one", 1, true)
 	eventually(t, "it crosses after all", func() bool { return b.broker.holds("#")["state/1"] == "one" })
 }
+
+// Whatever has ended, in whichever way, is compared from then on: a comparison does not
+// leave it to what is being stored.
+func TestRetainedEnded(t *testing.T) {
+	for name, end := range map[string]func(p *peer, o *outgoing){
+		"stored":            func(p *peer, o *outgoing) { p.stored(t.Context(), []*outgoing{o}) },
+		"given up":          func(p *peer, o *outgoing) { p.giveUp(o, "full") },
+		"given back before": func(p *peer, o *outgoing) { p.comesBack(o.topic); p.stored(t.Context(), []*outgoing{o}) },
+	} {
+		w := newWorld(t, names(), pair(nil, nil))
+		p := newPeer(w.grids["a"].adapter, w.grids["b"].id)
+		left := func() map[string]bool {
+			p.beginCompare()
+			defer p.endCompare()
+			return p.touched
+		}
+		o := &outgoing{peer: p, topic: "state/1", retained: []byte("hash"), done: func(error) {
+			if left()["state/1"] {
+				t.Errorf("%s: a comparison leaves it to what is being stored", name)
+			}
+		}}
+		p.keep.add(o)
+		if next := p.next(t.Context(), &p.keep, p.wake); len(next) != 1 || !left()["state/1"] {
+			t.Fatalf("%s: it is not being stored: %v", name, next)
+		}
+		end(p, o)
+	}
+}

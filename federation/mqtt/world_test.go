@@ -181,9 +181,9 @@ func (b *broker) Begun(string) bool { return false }
 
 func (b *broker) Send(_ context.Context, _ string, m *session.Message, done func(error)) error {
 	b.mu.Lock()
-	refuse := b.refuse
+	refuse, slow := b.refuse, b.slow2
 	b.mu.Unlock()
-	if b.slow2 && m.QoS == 2 { // it is written down before it is sent
+	if slow && m.QoS == 2 { // it is written down before it is sent
 		go func() {
 			time.Sleep(5 * time.Millisecond)
 			b.publish(m, true)
