@@ -101,6 +101,15 @@ func NewDurable(ctx context.Context, cfg DurableConfig) (*Durable, error) {
 func (d *Durable) Run(ctx context.Context) error {
 	work, ctx := errgroup.WithContext(ctx)
 	d.mu.Lock()
+	// Under the lock, so that something runs in work as long as others may add to it:
+	// only then may they do so beside its Wait.
+	work.Go(func() error {
+		<-ctx.Done()
+		d.mu.Lock() // from here on nobody adds work
+		d.running = nil
+		d.mu.Unlock()
+		return nil
+	})
 	d.running, d.work = ctx, work
 	for _, l := range d.out {
 		d.startOut(l)
@@ -112,13 +121,6 @@ func (d *Durable) Run(ctx context.Context) error {
 	work.Go(func() error { return d.giveBack(ctx) })
 	work.Go(func() error { return d.followPeers(ctx) })
 	work.Go(func() error { return d.sweep(ctx) })
-	work.Go(func() error {
-		<-ctx.Done()
-		d.mu.Lock() // from here on nobody adds work
-		d.running = nil
-		d.mu.Unlock()
-		return nil
-	})
 	return work.Wait()
 }
 

@@ -161,13 +161,8 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	a.mu.Lock()
-	a.spawn = func(work func(context.Context)) { g.Go(func() error { work(ctx); return nil }) }
-	for _, p := range a.peers {
-		p.start()
-	}
-	a.mu.Unlock()
-	g.Go(func() error { return a.followRules(ctx) })
-	g.Go(func() error { return a.tellSelf(ctx) })
+	// Under the lock, so that something runs in g as long as there is spawn: only then
+	// may it be added to beside its Wait.
 	g.Go(func() error {
 		<-ctx.Done()
 		a.mu.Lock()
@@ -175,6 +170,13 @@ func (a *Adapter) Run(ctx context.Context) error {
 		a.mu.Unlock()
 		return nil
 	})
+	a.spawn = func(work func(context.Context)) { g.Go(func() error { work(ctx); return nil }) }
+	for _, p := range a.peers {
+		p.start()
+	}
+	a.mu.Unlock()
+	g.Go(func() error { return a.followRules(ctx) })
+	g.Go(func() error { return a.tellSelf(ctx) })
 	return g.Wait()
 }
 
@@ -196,10 +198,9 @@ func (a *Adapter) peer(id federation.GridID) *peer {
 // work starts something while Run runs.
 func (a *Adapter) work(do func(context.Context)) {
 	a.mu.Lock()
-	spawn := a.spawn
-	a.mu.Unlock()
-	if spawn != nil {
-		spawn(do)
+	defer a.mu.Unlock()
+	if a.spawn != nil {
+		a.spawn(do)
 	}
 }
 

@@ -148,6 +148,8 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	a.mu.Lock()
+	// First, and under the lock, so that something runs in g as long as there is spawn:
+	// only then may it be added to beside its Wait.
 	a.spawn = func(p *peer) {
 		g.Go(func() error { return p.upkeep(ctx) })
 		g.Go(func() error { return p.toLocal.drain(ctx, a.sendLocal) })
@@ -158,13 +160,6 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	g.Go(func() error { return a.followClaims(ctx) })
-	g.Go(func() error {
-		<-ctx.Done()
-		a.mu.Lock()
-		a.spawn = nil
-		a.mu.Unlock()
-		return nil
-	})
 	return g.Wait()
 }
 
