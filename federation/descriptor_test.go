@@ -174,6 +174,7 @@ func TestParseDescriptorRefuses(t *testing.T) {
 			d.Rot, d.Past = 1, []Rotation{signRotation(other.key, id.ID(), 0, HashKey(id.Key()))}
 		}), "rotation 0"},
 		"unsigned history":     {change(func(d *Descriptor) { d.Rot, d.Past = 1, []Rotation{unsigned(id)} }), "rotation 0: bad signature"},
+		"past key left out":    {func() []byte { return withoutPastKey(t, id, now) }, "rotation 1: no key"},
 		"from the future":      {change(func(d *Descriptor) { d.Issued = now.Add(11 * time.Minute).Unix() }), "compare the clocks"},
 		"issued before 1970":   {change(func(d *Descriptor) { d.Issued = -1 }), "compare the clocks"},
 		"expires before issue": {change(func(d *Descriptor) { d.Expires = d.Issued - 1 }), "expires before"},
@@ -222,6 +223,21 @@ func unsigned(id *Identity) Rotation {
 	r := signRotation(id.key, id.ID(), 0, HashKey(id.Key()))
 	r.Sig[0] ^= 1
 	return r
+}
+
+// withoutPastKey is a descriptor whose history announces the hash of no key at all, and
+// goes on with that.
+func withoutPastKey(t *testing.T, id *Identity, now time.Time) []byte {
+	d := describeSelf(id, now)
+	first := signRotation(id.key, id.ID(), 0, HashKey(nil))
+	d.Rot, d.Past = 2, []Rotation{first, {Sig: first.Sig}}
+	payload, err := json.Marshal(d)
+	must(t, err)
+	none := []byte(`"key":"` + GridKey(nil).String() + `",`)
+	if !bytes.Contains(payload, none) {
+		t.Fatalf("%s is not in %s", none, payload)
+	}
+	return signPayload(id.key, string(bytes.Replace(payload, none, nil, 1)))
 }
 
 // sigOnly signs without the context, as another use of the key might.

@@ -193,6 +193,9 @@ func rotationMessage(id GridID, rot int, next Hash) []byte {
 func verifyHistory(id GridID, past []Rotation, key ed25519.PublicKey) error {
 	expect := HashKey(id.Key())
 	for rot, r := range past {
+		if len(r.Key) != ed25519.PublicKeySize { // a hash may be that of anything
+			return fmt.Errorf("rotation %d: no key", rot)
+		}
 		if HashKey(ed25519.PublicKey(r.Key)) != expect {
 			return fmt.Errorf("rotation %d: its key is not the one that was announced before", rot)
 		}
