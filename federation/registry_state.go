@@ -48,7 +48,7 @@ func (r *Registry) Block(ctx context.Context, petname string) error {
 }
 
 // Remove leaves only a tombstone of a peer. Its claims and its name are free, and
-// a new invite may make it a peer again.
+// a new invite, not one that it has used, may make it a peer again.
 func (r *Registry) Remove(ctx context.Context, petname string) error {
 	return r.transit(ctx, petname, remove)
 }
@@ -75,7 +75,7 @@ func (r *Registry) transit(ctx context.Context, petname string, t transition) er
 		case StateActive:
 			err = r.grantClaims(tx, p, func(Claim) bool { return t.verb == approve.verb })
 		case StateBlocked, StateRemoved:
-			err = errors.Join(store.DeleteClaimsOf(tx, p.Grid), store.DeletePeeringsOf(tx, p.Grid))
+			err = errors.Join(store.DeleteClaimsOf(tx, p.Grid), store.DeletePeeringsOf(tx, p.Grid), store.EndInvitesOf(tx, p.Grid, r.cfg.Now()))
 		}
 		if err != nil {
 			return err

@@ -74,6 +74,12 @@ func RevokeInvite(tx *sql.Tx, id []byte, at time.Time) (bool, error) {
 	return n == 1, err
 }
 
+// EndInvitesOf makes the invites that a grid has used worthless to it, too.
+func EndInvitesOf(tx *sql.Tx, grid string, at time.Time) error {
+	_, err := tx.Exec(`UPDATE invite SET revoked = ? WHERE used_by = ? AND revoked IS NULL`, at.Unix(), grid)
+	return err
+}
+
 // DeleteInvitesBefore forgets invites that expired before the time.
 func DeleteInvitesBefore(tx *sql.Tx, t time.Time) error {
 	_, err := tx.Exec(`DELETE FROM invite WHERE expires < ?`, t.Unix())

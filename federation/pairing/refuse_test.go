@@ -215,6 +215,44 @@ func TestBlockedGridIsRefused(t *testing.T) {
 	}
 }
 
+// An invite that a grid has used lets it come again, since it may not have heard the
+// answer; but not past its removal, which is the operator's later word.
+func TestUsedInviteEndsWithThePeer(t *testing.T) {
+	for name, end := range map[string]func(*gateway) error{
+		"removed": func(g *gateway) error { return g.reg.Remove(t.Context(), "bob") },
+		"blocked, then removed": func(g *gateway) error {
+			return errors.Join(g.reg.Block(t.Context(), "bob"), g.reg.Remove(t.Context(), "bob"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alice, bob := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid")
+			inv := invite(t, alice, "bob", "bob.grid")
+			shown, err := bob.Preview(t.Context(), bob.dialer(t, alice), inv)
+			must(t, err)
+			_, _, err = bob.Accept(t.Context(), bob.dialer(t, alice), shown, "alice")
+			must(t, err)
+			must(t, end(alice))
+			alice.advance(time.Minute) // the limit on strangers is another matter
+			_, _, err = bob.Accept(t.Context(), bob.dialer(t, alice), shown, "alice")
+			wantRefusal(t, err, http.StatusGone)
+			_, err = bob.Preview(t.Context(), bob.dialer(t, alice), inv)
+			wantRefusal(t, err, http.StatusGone)
+			if s := alice.reg.Directory().Now().Peer(bob.id.ID()).State; s != federation.StateRemoved {
+				t.Errorf("bob is %s", s)
+			}
+			if list, err := alice.List(t.Context()); err != nil || list[0].Status != StatusUsed || list[0].UsedBy != bob.id.ID() {
+				t.Errorf("listed as %+v, %v", list, err)
+			}
+			alice.advance(time.Minute)
+			_, there, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "alice")
+			must(t, err)
+			if there != federation.StateActive {
+				t.Errorf("invited anew: %s", there)
+			}
+		})
+	}
+}
+
 func TestAcceptRefusesBeforeTheInviteIsUsed(t *testing.T) {
 	alice, bob, eve := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid"), newGateway(t, "127.0.71.3", "eve.grid")
 	_, _, err := accept(t, bob, eve, invite(t, eve, "bob", "bob.grid"), "eve")

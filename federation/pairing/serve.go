@@ -166,8 +166,11 @@ func (p *Pairing) checkInvite(r *http.Request, c caller, id, mac []byte, role ro
 	}
 	switch statusOf(inv, now) {
 	case StatusUsed:
-		if inv.UsedBy != string(c.gridID()) {
+		switch {
+		case inv.UsedBy != string(c.gridID()):
 			return refuse(http.StatusConflict, "the invite was used by another grid")
+		case !inv.Revoked.IsZero():
+			return refuse(http.StatusGone, "no longer a peer here since the invite was used")
 		}
 	case StatusRevoked:
 		return refuse(http.StatusGone, "the invite was revoked")
