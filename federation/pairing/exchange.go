@@ -161,7 +161,11 @@ func (l *ledger) begin(id federation.GridID, digest [sha256.Size]byte, now time.
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.entry(id)
-	if e.busy || e.told && e.digest == digest || now.Before(e.next) {
+	if !e.busy && e.told && e.digest == digest { // whatever has failed since: nothing is due
+		e.delay, e.next = 0, time.Time{}
+		return false
+	}
+	if e.busy || now.Before(e.next) {
 		return false
 	}
 	e.busy = true

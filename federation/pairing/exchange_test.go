@@ -152,6 +152,15 @@ func TestLedger(t *testing.T) {
 	if l.begin("a", one, now) || !l.begin("a", two, now) {
 		t.Error("must be told exactly what is new")
 	}
+	// Once the own descriptor can be made again, and has not changed, nothing is due.
+	l.done("a", two)
+	l.failed("a", now.Add(-time.Hour))
+	if l.begin("a", two, now) {
+		t.Error("told again what it knows")
+	}
+	if w := l.wait(active, now); w != tellLast {
+		t.Errorf("a peer that knows all is looked at in %s", w)
+	}
 	l.failed("a", now.Add(-time.Hour))
 	if w := l.wait(nil, now); w != tellLast || len(l.peers) != 0 {
 		t.Errorf("a peer that is active no more is waited for: %s", w)
