@@ -184,6 +184,33 @@ func TestOneNodeCannotKeepOthersOut(t *testing.T) {
 	}
 }
 
+// Grid keys cost nothing, so that they are counted by the node that they come from.
+func TestOneNodeOfManyGridsCannotKeepOthersOut(t *testing.T) {
+	g, stranger := newGateway(t, quick), newGateway(t, quick)
+	ip := newIP()
+	for range maxUnknown {
+		c, err := g.dialRaw(ip, leafOf(t, newIdentity(t), ip, time.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		waitFor(t, "what becomes of it", func() bool {
+			g.gate.mu.Lock()
+			defer g.gate.mu.Unlock()
+			return g.gate.unknown == 0
+		})
+	}
+	g.Links.mu.Lock()
+	n := len(g.inbound)
+	g.Links.mu.Unlock()
+	if n > maxUnknownSource {
+		t.Errorf("one node has %d connections", n)
+	}
+	if code, text := post(t, stranger, g, "/v1/pair", "body"); code != 200 {
+		t.Fatalf("%d %q", code, text)
+	}
+}
+
 func TestUnfinishedHandshakesEnd(t *testing.T) {
 	short := func(c *Config, _ *testGateway) { c.Timing.Handshake = 50 * time.Millisecond }
 	g := newGateway(t, short)

@@ -23,7 +23,7 @@ const (
 	maxHandshakesSource = 4  // at a time, from one node
 	maxUnknown          = 16 // connections of unknown grid keys
 	maxUnknownSource    = 2  // of them from one node
-	maxPeerInbound      = 2  // connections of one peer; a new one ends the oldest
+	maxPeerInbound      = 2  // connections of one peer, as while it brings a descriptor; a new one ends the oldest
 	maxPeerLive         = 1  // beside them, for live requests; likewise
 	maxLearnt           = 4  // addresses remembered per peer
 
@@ -250,7 +250,7 @@ func (l *Links) register(in *inbound) error {
 		switch {
 		case other.peer == "":
 			unknown++
-			if other.remote == in.remote {
+			if other.remote.ID() == in.remote.ID() { // its port is another each time
 				unknownSource++
 			}
 		case p != nil && other.peer == p.ID && other.live == in.live:
@@ -266,11 +266,8 @@ func (l *Links) register(in *inbound) error {
 		in.peer, in.name, in.streams = p.ID, p.Name, streamsOf(p.Policy.Limits)
 		in.life = time.AfterFunc(untilExpiry(in.conn), in.close)
 		slices.SortFunc(same, func(a, b *inbound) int { return a.opened.Compare(b.opened) })
-		for i, other := range same {
-			// One node needs one connection of a kind; its older one is most likely dead.
-			if other.remote == in.remote || len(same)-i >= most {
-				other.close()
-			}
+		for _, other := range same[:max(0, len(same)+1-most)] {
+			other.close()
 		}
 		l.learnLocked(in)
 	}

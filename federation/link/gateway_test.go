@@ -101,8 +101,9 @@ func (l *loopListener) Accept() (transports.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-	return &loopConn{c, transports.Addr{Net: "tcp", Node: host}}, err
+	// A far end has another port each time, as with every transport.
+	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	return &loopConn{c, transports.Addr{Net: "tcp", Node: from.Addr().String(), Port: from.Port()}}, nil
 }
 
 var (

@@ -197,8 +197,6 @@ func TestKindsOfConnections(t *testing.T) {
 	if code, text := post(t, a, b, livePath, ""); code != http.StatusMisdirectedRequest {
 		t.Errorf("live request on a common connection: %d %q", code, text)
 	}
-	a.await(false) // post's connection has taken the place of the session's
-	a.await(true)
 	var live []*pinned
 	for range 3 {
 		c, err := a.dial(limited(t), tcpAddr(b.ip), b.id.Key(), liveName)
