@@ -26,6 +26,7 @@ const (
 	maxPeerInbound      = 2  // connections of one peer, as while it brings a descriptor; a new one ends the oldest
 	maxPeerLive         = 1  // beside them, for live requests; likewise
 	maxLearnt           = 4  // addresses remembered per peer
+	maxEpochs           = 64 // nodes of one peer whose epoch is remembered
 
 	acceptPause = 100 * time.Millisecond
 	// After a refusal the far end has a moment to read why. Closing at once would

@@ -126,14 +126,9 @@ type Links struct {
 	closed    bool
 	inbound   map[*inbound]struct{}
 	outbound  map[federation.GridID]*outbound
-	learnt    map[federation.GridID][]transports.Addr // proven by inbound connections
-	epochs    map[nodeKey]uint64                      // highest heard, per node of a peer
+	learnt    map[federation.GridID][]transports.Addr          // proven by inbound connections
+	epochs    map[federation.GridID]map[federation.Hash]uint64 // highest heard, per node of a peer
 	accepting sync.WaitGroup
-}
-
-type nodeKey struct {
-	peer federation.GridID
-	node federation.Hash
 }
 
 // New returns Links that Run sets to work.
@@ -156,7 +151,7 @@ func New(cfg Config) (*Links, error) {
 		inbound:  map[*inbound]struct{}{},
 		outbound: map[federation.GridID]*outbound{},
 		learnt:   map[federation.GridID][]transports.Addr{},
-		epochs:   map[nodeKey]uint64{},
+		epochs:   map[federation.GridID]map[federation.Hash]uint64{},
 	}
 	l.refreshKnownLocked(cfg.Directory.Now()) // nobody else has l yet
 	l.client = newClient(cfg.Timing)
@@ -253,9 +248,9 @@ func (l *Links) apply(ctx context.Context, now *federation.Snapshot) {
 			delete(l.learnt, id)
 		}
 	}
-	for k := range l.epochs {
-		if now.Peer(k.peer) == nil {
-			delete(l.epochs, k)
+	for id := range l.epochs {
+		if now.Peer(id) == nil {
+			delete(l.epochs, id)
 		}
 	}
 }

@@ -187,3 +187,28 @@ func TestLowerEpochIsRefused(t *testing.T) {
 	a.start(4, quick)
 	a.awaitError("epoch 4 is past")
 }
+
+// A peer that comes with ever new nodes is not remembered without end.
+func TestEpochsAreBounded(t *testing.T) {
+	l, err := New(Config{
+		Directory: federation.NewDirectory(), Leaf: newIdentity(t).Leaf, Port: testPort, Epoch: 1,
+		ServeLane: echo,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const late = 1 << 40
+	node := func(i int) federation.Hash { return federation.Hash{byte(i), byte(i >> 8)} }
+	l.noteEpoch("peer", node(0), late)
+	for i := 1; i < 10*maxEpochs; i++ {
+		if highest := l.noteEpoch("peer", node(i), uint64(i)); highest != uint64(i) {
+			t.Fatalf("node %d has said %d", i, highest)
+		}
+	}
+	if n := len(l.epochs["peer"]); n != maxEpochs {
+		t.Errorf("%d nodes are remembered", n)
+	}
+	if highest := l.noteEpoch("peer", node(0), late-1); highest != late {
+		t.Errorf("the newest was forgotten: %d", highest)
+	}
+}

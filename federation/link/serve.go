@@ -164,16 +164,30 @@ func (l *Links) serveHello(w http.ResponseWriter, r *http.Request) {
 
 // noteEpoch remembers the highest epoch of a peer's node and returns it. A
 // higher one than before means that the node has restarted: an outbound
-// connection to what it was is cut now, rather than when it is found dead.
+// connection to what it was is cut now, rather than when it is found dead. A grid may
+// make as many nodes as it likes; of too many the one that started first is forgotten.
 func (l *Links) noteEpoch(peer federation.GridID, node federation.Hash, epoch uint64) uint64 {
-	k := nodeKey{peer, node}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	highest := l.epochs[k]
-	if epoch <= highest {
+	heard := l.epochs[peer]
+	if heard == nil {
+		heard = map[federation.Hash]uint64{}
+		l.epochs[peer] = heard
+	}
+	highest, known := heard[node]
+	if known && epoch <= highest {
 		return highest
 	}
-	l.epochs[k] = epoch
+	if !known && len(heard) >= maxEpochs {
+		first := node
+		for n, e := range heard {
+			if first == node || e < heard[first] {
+				first = n
+			}
+		}
+		delete(heard, first)
+	}
+	heard[node] = epoch
 	if o := l.outbound[peer]; o != nil {
 		o.restarted(node, epoch)
 	}
