@@ -83,7 +83,7 @@ func (n *Node) dial(ctx context.Context, to transports.Addr) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := dialer{node: n, remote: r, port: to.Port, release: release, grace: answerGrace}
+	d := dialer{node: n, remote: r, port: to.Port, release: release, tries: make(chan try), grace: answerGrace}
 	c, err := d.run(ctx)
 	if err != nil {
 		release()
@@ -116,10 +116,18 @@ type try struct {
 	err    error
 }
 
+// drop ends a stream that nobody waits for any more. The hold on the node is the
+// dial's, not this try's.
+func (t try) drop() {
+	if t.conn != nil {
+		t.conn.far.detach(t.conn)
+		t.conn.ep.Abort()
+	}
+}
+
 func (d *dialer) run(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d.tries = make(chan try)
 	answer := d.remote.nextAnswer()
 	began := time.Now()
 	d.node.lookForWay(d.remote)
@@ -159,6 +167,7 @@ func (d *dialer) run(ctx context.Context) (*conn, error) {
 			if t.serial == d.serial {
 				return t.conn, t.err
 			}
+			t.drop() // it came through as it was being given up
 		}
 	}
 }
@@ -218,11 +227,7 @@ func (d *dialer) begin(ctx context.Context) {
 		select {
 		case d.tries <- try{serial, c, err}:
 		case <-ctx.Done():
-			if c != nil {
-				// The hold on the node is the dial's, not this try's.
-				c.far.detach(c)
-				c.ep.Abort()
-			}
+			try{conn: c}.drop()
 		}
 	}()
 }

@@ -2,6 +2,7 @@ package ygg
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"net"
 	"os"
@@ -232,5 +233,52 @@ func TestRetry(t *testing.T) {
 	case <-dials:
 	case <-time.After(patience / 2):
 		t.Error("a peer is not redialled while there is no other")
+	}
+}
+
+// TestLateTry has a try come through although a fresh one has taken its place. Its
+// stream must not stay.
+func TestLateTry(t *testing.T) {
+	uri := newURI()
+	a, b := start(t, Config{Listen: []string{uri}}), start(t, Config{Peers: []string{uri}})
+	echo(t, a, 7)
+	c, err := dialIn(t, patience, b, a, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far := publicKey(newKey(t).Public().(ed25519.PublicKey)) // it is nowhere
+	r, release, err := b.table.hold(far)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d := dialer{node: b, remote: r, port: 7, tries: make(chan try)}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := d.run(ctx)
+		ended <- err
+	}()
+	late := c.(*conn)
+	d.tries <- try{serial: -1, conn: late}
+	// The same once more, so that the first has been worked on.
+	d.tries <- try{serial: -1}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the dial ended with %v", err)
+	}
+	late.far.mu.Lock()
+	_, there := late.far.conns[late]
+	late.far.mu.Unlock()
+	if there {
+		t.Error("the stream still belongs to the node")
+	}
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the stream is open: %v", err)
 	}
 }
