@@ -74,21 +74,36 @@ func (m *mesh) sync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read learnt peerings: %w", err)
 	}
-	configured := m.g.conf.Load().Mesh.Peers
+	// With other options a URI is no other peering, and who named it first has it: to
+	// drop what an invite brought must not end what the configuration asks for.
+	taken := map[string]bool{}
+	for _, uri := range m.g.conf.Load().Mesh.Peers {
+		taken[ygg.PeeringID(uri)] = true
+	}
 	var want []string
 	add := func(uri string) {
-		if !slices.Contains(configured, uri) && !slices.Contains(want, uri) {
+		if id := ygg.PeeringID(uri); !taken[id] {
+			taken[id] = true
 			want = append(want, uri)
 		}
 	}
+	var named []string // by invites
 	for _, r := range rows {
-		add(r.URI)
+		named = append(named, r.URI)
 	}
 	for uri, until := range m.tried {
 		if time.Now().After(until) {
 			delete(m.tried, uri)
 			continue
 		}
+		named = append(named, uri)
+	}
+	for _, uri := range named {
+		if slices.Contains(m.learnt, uri) { // what is there stays
+			add(uri)
+		}
+	}
+	for _, uri := range named {
 		add(uri)
 	}
 	for _, uri := range m.learnt {

@@ -1,11 +1,18 @@
 package gateway
 
 import (
+	"crypto/ed25519"
 	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/gateway/config"
+	"github.com/yggate/yggate/store"
 	"github.com/yggate/yggate/transports"
 )
 
@@ -17,6 +24,55 @@ func peerAt(state federation.State, node string) *federation.Peer {
 }
 
 func at(node string) transports.Addr { return transports.Addr{Net: "ygg", Node: node} }
+
+// An invite that names a peering of the configuration, with other options, does not take
+// it away when nobody accepts it.
+func TestInviteLeavesConfiguredPeerings(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	const uri = "tls://gateway.example:4443"
+	g := &gateway{log: slog.New(slog.DiscardHandler), meshKey: key, store: st}
+	g.conf.Store(&config.Config{Mesh: config.Mesh{Peers: []string{uri + "?priority=1"}}})
+	m, err := newMesh(g, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const other = "tls://other.example:4443"
+	if err := m.try(t.Context(), []string{uri, uri + "?password=x", other, other + "?priority=2"}); err != nil {
+		t.Fatal(err)
+	}
+	learnt := m.learnt
+	if len(learnt) != 1 || !strings.HasPrefix(learnt[0], other) {
+		t.Errorf("learnt %q", learnt)
+	}
+	for range 20 {
+		if err := m.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(m.learnt, learnt) {
+			t.Fatalf("learnt %q, and then %q", learnt, m.learnt)
+		}
+	}
+	for uri := range m.tried { // nobody accepts it
+		m.tried[uri] = time.Now().Add(-time.Second)
+	}
+	if err := m.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.node.RemovePeer(other); err == nil {
+		t.Error("the peering of the invite is still there")
+	}
+	if err := m.node.RemovePeer(uri); err != nil {
+		t.Errorf("the configured peering is gone: %v", err)
+	}
+}
 
 // Nodes of peers always get in, few strangers do, and a stranger that got in can
 // come back without using up what the next one needs.

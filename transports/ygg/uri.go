@@ -148,6 +148,16 @@ func checkOption(name, v string) error {
 	return nil
 }
 
+// PeeringID is what a node tells peerings apart by: the URI without its options. What
+// is no URI of a peering is returned as it is.
+func PeeringID(uri string) string {
+	u, err := parsePeer(uri)
+	if err != nil {
+		return uri
+	}
+	return peeringID(u)
+}
+
 // peeringID is what core tells peerings apart by: the URI without its options.
 func peeringID(u *url.URL) string {
 	v := *u
