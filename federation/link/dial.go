@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/transports"
@@ -117,14 +118,15 @@ func (l *Links) greet(ctx context.Context, c *pinned, p *federation.Peer) (*Hell
 	return h, rtt, nil
 }
 
-// refusalText is what a gateway said instead of yes, made fit for a log line.
+// refusalText is what a gateway said instead of yes, made fit for a log line and for a
+// terminal, where other characters than printable ones could act.
 func refusalText(res *http.Response) string {
 	text, err := io.ReadAll(io.LimitReader(res.Body, 300))
 	if err != nil || len(text) == 0 {
 		return res.Status
 	}
 	return res.Status + ": " + strings.Map(func(r rune) rune {
-		if r < ' ' {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r

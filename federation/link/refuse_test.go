@@ -171,6 +171,16 @@ func TestDialerLearnsWhyItIsRefused(t *testing.T) {
 	}
 }
 
+// What a peer says is shown to people, and must not act on their terminal.
+func TestRefusalTextIsHarmless(t *testing.T) {
+	said := "no\x1b[2J\r\n\u009b31m\u202eyes\xff"
+	res := &http.Response{Status: "403 Forbidden", Body: io.NopCloser(strings.NewReader(said))}
+	got := refusalText(res)
+	if err := federation.CheckText(got); err != nil || !strings.HasPrefix(got, "403 Forbidden: no") {
+		t.Errorf("%q: %v", got, err)
+	}
+}
+
 func TestLowerEpochIsRefused(t *testing.T) {
 	a, b := newGateway(t, quick), newGateway(t, quick)
 	link(a, b)
