@@ -148,8 +148,15 @@ func (a *Adapter) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	a.mu.Lock()
-	// First, and under the lock, so that something runs in g as long as there is spawn:
-	// only then may it be added to beside its Wait.
+	// Under the lock, so that something runs in g as long as there is spawn: only then
+	// may it be added to beside its Wait.
+	g.Go(func() error {
+		<-ctx.Done()
+		a.mu.Lock()
+		a.spawn = nil
+		a.mu.Unlock()
+		return nil
+	})
 	a.spawn = func(p *peer) {
 		g.Go(func() error { return p.upkeep(ctx) })
 		g.Go(func() error { return p.toLocal.drain(ctx, a.sendLocal) })

@@ -287,6 +287,19 @@ func TestBouncesPushBack(t *testing.T) {
 	})
 }
 
+// A peer that turns up when Run has ended is not worked for: nothing may be added to
+// a group that nothing runs in.
+func TestNothingStartsAfterRun(t *testing.T) {
+	w, _ := newDurable(t, nil)
+	w.run(t)()
+	w.adapter.PeerUp("bob", 1)
+	w.adapter.mu.Lock()
+	defer w.adapter.mu.Unlock()
+	if w.adapter.spawn != nil {
+		t.Error("a peer's work would still be started")
+	}
+}
+
 // A peer decides how often it is refused, but not how much of the log it fills.
 func TestAuditIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
