@@ -174,10 +174,13 @@ func (p *peer) oweOut(pr presence, stanza []byte) {
 	} else if !k.out.owe(&pr, stanza) {
 		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "out").Inc()
 	}
-	if k.up && !time.Now().Before(k.payAt) {
-		k.payAt, k.askAt = time.Now().Add(payPause), time.Now().Add(payPause)
-		signal(p.wake)
+	if !k.up {
+		return // PeerUp sees to it
 	}
+	if !time.Now().Before(k.payAt) {
+		k.payAt, k.askAt = time.Now().Add(payPause), time.Now().Add(payPause)
+	}
+	signal(p.wake) // also where it is not time yet: nothing may have been owed before
 }
 
 // missedIn says that presence from the peer did not reach the local server.
