@@ -264,12 +264,25 @@ func (p *peer) localLost(lost map[string]bool) {
 }
 
 // revoke ends the presence of domains that the peer no longer holds here, or may
-// no longer speak for, without a grace: the operator has said so.
+// no longer speak for, without a grace: the operator has said so. It is asked for
+// when the operator has thought again, with the link up all the while or not.
 func (p *peer) revoke(ctx context.Context) {
 	p.mu.Lock()
 	k := &p.keep
-	endings := k.in.endAll(func(g *group) bool { return !p.speaksFor(g.from) })
-	k.ask = k.ask || len(endings) > 0 // should the operator think again
+	endings := k.in.endAll(func(g *group) bool {
+		ends := !p.speaksFor(g.from)
+		if d, err := normalDomain([]byte(g.from)); ends && err == nil {
+			k.revoked[d] = struct{}{}
+		}
+		return ends
+	})
+	for d := range k.revoked {
+		if p.speaksFor(d) {
+			delete(k.revoked, d)
+			k.ask = true
+			signal(p.wake)
+		}
+	}
 	p.mu.Unlock()
 	p.tellLocal(ctx, endings, "the domain may no longer speak here")
 }

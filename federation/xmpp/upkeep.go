@@ -45,6 +45,7 @@ import (
 //   - when the peer comes back in another epoch, however fast: its gateway has
 //     restarted, and has lost what it owed us by rule 2;
 //   - when a probe was lost: the user logged in while the peer was down;
+//   - when the operator lets a domain speak again whose presence was ended;
 //   - when the local server did not take presence of the peer's users.
 //
 // A gateway that has restarted also does not know any more whom it answers for by
@@ -79,6 +80,8 @@ type upkeep struct {
 	askAt  time.Time // when to send them
 	// sweepAt is when to end what no answer has confirmed; zero for never.
 	sweepAt time.Time
+	// revoked are the domains whose presence was ended because the operator said so.
+	revoked map[string]struct{}
 }
 
 const (
@@ -95,7 +98,7 @@ const (
 )
 
 func newUpkeep(limit int) upkeep {
-	return upkeep{in: newTable(limit), out: newTable(limit), interest: newInterest(limit / 4)}
+	return upkeep{in: newTable(limit), out: newTable(limit), interest: newInterest(limit / 4), revoked: map[string]struct{}{}}
 }
 
 // PeerUp says that the link to a peer is up, and the epoch of the peer's gateway.
