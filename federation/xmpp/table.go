@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"bytes"
 	"cmp"
 	"hash/maphash"
 	"slices"
@@ -252,7 +253,9 @@ func (t *table) setOwed(e *entry, stanza []byte) bool {
 		return false
 	}
 	t.seq++
-	e.due, e.owed, e.seq = true, stanza, t.seq
+	// A copy: the stanza may stand in a buffer with all that came with it, which is
+	// not charged for.
+	e.due, e.owed, e.seq = true, bytes.Clone(stanza), t.seq
 	t.bytes += len(stanza)
 	t.owing++
 	return true

@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -200,6 +201,22 @@ func TestPresenceFlood(t *testing.T) {
 		t.Errorf("%d of %d stanzas went on", sent, n)
 	}
 	runtime.KeepAlive(a)
+}
+
+// What is owed does not keep the buffer alive in which it came, with all the rest of
+// a batch: only the stanza is charged for.
+func TestOwedIsACopy(t *testing.T) {
+	tb := newTable(1 << 20)
+	batch := []byte("<presence from='u@a.grid/r' to='c@b.grid'/>" + strings.Repeat("<message/>", 1000))
+	stanza := batch[:bytes.IndexByte(batch, '>')+1]
+	p := parsePresence(t, stanza)
+	if !tb.note(&p, stanza) || !tb.owe(&p, stanza) {
+		t.Fatal("no room")
+	}
+	clear(batch)
+	if d := tb.owed(); len(d) != 1 || string(d[0].stanza) != "<presence from='u@a.grid/r' to='c@b.grid'/>" {
+		t.Errorf("owed: %q", d[0].stanza)
+	}
 }
 
 // Pairs to ask about give way to new ones; they never take more than their share.
