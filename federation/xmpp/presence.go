@@ -11,10 +11,12 @@ import (
 type presenceType uint8
 
 const (
-	otherPresence presenceType = iota // subscriptions and what is not known
+	otherPresence presenceType = iota // requests to subscribe and what is not known
 	available
 	unavailable
 	probe
+	unsubscribe  // the sender gives up its subscription to the addressee
+	unsubscribed // the sender ends or denies that of the addressee
 	presenceError
 )
 
@@ -22,8 +24,6 @@ const (
 type presence struct {
 	from, to string
 	kind     presenceType
-	// ends says that the sender gives up or denies a subscription.
-	ends bool
 	// join asks a room for admission (XEP-0045 §7.2).
 	join bool
 	// occupant came from a room on behalf of one of its occupants.
@@ -53,8 +53,10 @@ func readPresence(top *frame.Top, stanza []byte) presence {
 		p.kind = probe
 	case "error":
 		p.kind = presenceError
-	case "unsubscribe", "unsubscribed":
-		p.ends = true
+	case "unsubscribe":
+		p.kind = unsubscribe
+	case "unsubscribed":
+		p.kind = unsubscribed
 	}
 	if p.kind != available && p.kind != unavailable {
 		return p

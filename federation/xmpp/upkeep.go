@@ -158,7 +158,7 @@ func (p *peer) noteOut(pr presence, stanza []byte) {
 	switch {
 	case pr.kind == probe:
 		k.interest.add(pair{bareOf(pr.from), bareOf(pr.to)})
-	case pr.ends:
+	case pr.kind == unsubscribe:
 		k.interest.remove(pair{bareOf(pr.from), bareOf(pr.to)})
 	}
 	if !k.out.note(&pr, stanza) {
@@ -206,7 +206,7 @@ func (p *peer) noteIn(pr presence, stanza []byte) {
 	switch {
 	case pr.kind == available && !pr.occupant && bareOf(pr.to) == pr.to:
 		k.interest.add(pair{pr.to, bareOf(pr.from)})
-	case pr.ends:
+	case pr.kind == unsubscribed:
 		k.interest.remove(pair{bareOf(pr.to), bareOf(pr.from)})
 	}
 	if !k.in.note(&pr, stanza) {
