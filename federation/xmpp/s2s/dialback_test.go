@@ -2,7 +2,10 @@ package s2s
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
+	"errors"
+	"net"
 	"testing"
 )
 
@@ -51,4 +54,27 @@ func TestInboundDialbackServerGone(t *testing.T) {
 		> <db:result from='a.grid' to='b.grid'>made up</db:result>
 		< <db:result from='b.grid' to='a.grid' type='error'><error type='cancel'><remote-connection-failed
 		< ` + refused)
+}
+
+// TestInboundDialbackCutAfterwards has a server that hangs up as soon as it has said
+// that the key is its own: it has said so all the same.
+func TestInboundDialbackCutAfterwards(t *testing.T) {
+	f, h := newFake(t), newRecorder()
+	g := start(t, Config{CA: f.ca, Handler: h, Servers: []Server{{Addr: f.l.Addr().String(), Dialback: true}}})
+	stranger := dial(t, g, openCA(t))
+	stranger.play(starttls + `
+		tls a.grid
+		> HEADER(a.grid,b.grid)
+		< <dialback
+		> <db:result from='a.grid' to='b.grid'>key</db:result>`)
+	call := f.accept()
+	call.play(serving + "> HEADER(a.grid,b.grid)<stream:features/>\n< <db:verify from='b.grid' to='a.grid' id='")
+	id := call.expect("'>key</db:verify>")
+	call.send("<db:verify from='a.grid' to='b.grid' id='" + id + "' type='valid'/>")
+	tcp := call.conn.(*tls.Conn).NetConn().(*net.TCPConn)
+	if err := errors.Join(tcp.SetLinger(0), tcp.Close()); err != nil { // resets the connection
+		t.Fatal(err)
+	}
+	stranger.play("< <db:result from='b.grid' to='a.grid' type='valid'/>\n> <message id='1'/>")
+	h.received(t, "a.grid>b.grid <message id='1'/>")
 }

@@ -76,14 +76,15 @@ func (d *dialogue) send(text string) {
 	}
 }
 
-func (d *dialogue) expect(text string) {
+// expect reads until text appears, and returns what came before it.
+func (d *dialogue) expect(text string) string {
 	d.t.Helper()
 	_ = d.conn.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 4096)
 	for {
-		if _, after, found := strings.Cut(d.seen, text); found {
+		if before, after, found := strings.Cut(d.seen, text); found {
 			d.seen = after
-			return
+			return before
 		}
 		n, err := d.conn.Read(buf)
 		d.seen += string(buf[:n])
