@@ -59,6 +59,14 @@ func (t *tail) after(pos journal.Pos, limit int) (items []store.LaneItem, ok boo
 	return slices.Clone(t.items[:min(limit, len(t.items))]), true
 }
 
+// caughtUp says that there was nothing behind pos on disk when the log ended at end:
+// what has come since is in items, unless it did not fit.
+func (t *tail) caughtUp(pos, end journal.Pos) {
+	if t.base == end {
+		t.base = pos
+	}
+}
+
 func (t *tail) drop(n int) {
 	if n == 0 {
 		return

@@ -201,7 +201,7 @@ func (s *sending) next(ctx context.Context) (items []store.LaneItem, frames []jo
 	defer l.sending.Unlock()
 	l.mu.Lock()
 	items, ok := l.tail.after(s.flight.Sent(), pageItems)
-	id := l.row.ID
+	id, end := l.row.ID, journal.Pos(l.row.Last)
 	l.mu.Unlock()
 	if !ok {
 		if items, err = l.d.cfg.Store.OutItems(ctx, id, store.Pos(s.flight.Sent()), pageItems, pageBytes); err != nil {
@@ -216,9 +216,7 @@ func (s *sending) next(ctx context.Context) (items []store.LaneItem, frames []jo
 		// Nothing on disk behind what was sent: from now on the tail has it all.
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.tail.base == journal.Pos(l.row.Last) {
-			l.tail.base = s.flight.Sent()
-		}
+		l.tail.caughtUp(s.flight.Sent(), end)
 	}
 	if len(items) > 0 && s.sampleAt.IsZero() {
 		s.samplePos, s.sampleAt = s.flight.Sent(), time.Now()
