@@ -156,3 +156,24 @@ func TestDiskBehind(t *testing.T) {
 		t.Errorf("%d items came out of order or twice", len(got))
 	}
 }
+
+// TestStreamOutlivesRun: a stream may take an item while Run ends. It adds no work to
+// what Run waits for, or has waited for.
+func TestStreamOutlivesRun(t *testing.T) {
+	t.Parallel()
+	_, b := towns(t)
+	d := b.wake()
+	l, _, err := d.inLane(laneKey{"alice", Chat})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the lane to run", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.life != nil })
+	b.die()
+	d.work = nil // whatever is added to it now is a fault
+	if err := l.rules.Begin(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.take(&frame{Epoch: 1, Seq: 1, Kind: 1, Conv: "a b"}, false); err != nil {
+		t.Error(err)
+	}
+}

@@ -70,7 +70,7 @@ func ProtocolOf(kind int64) federation.Protocol {
 	return kindName[kind]
 }
 
-// work starts the worker of a conversation, once run runs. It needs l.mu.
+// work starts the worker of a conversation while run runs. It needs l.mu.
 func (l *inLane) work(c *conv) {
 	if ctx := l.life; ctx != nil {
 		l.d.work.Go(func() error { l.hand(ctx, c); return nil })

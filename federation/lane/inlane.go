@@ -51,7 +51,7 @@ type inLane struct {
 	room  chan struct{}
 	begun []chan error    // wait for everything to be on disk
 	acks  *ackSlot        // of the current stream, nil without one
-	life  context.Context // of run; nil before
+	life  context.Context // of run; nil before and after
 }
 
 // inItem is one item on its way to the local server.
@@ -96,6 +96,9 @@ func (l *inLane) run(ctx context.Context) error {
 		select {
 		case <-l.toCommit:
 		case <-ctx.Done():
+			l.mu.Lock()
+			l.life = nil // from here on nobody adds work; a stream may still take items
+			l.mu.Unlock()
 			if err := l.commit(context.WithoutCancel(ctx), true); err != nil {
 				l.log().Error("what was taken last is not on disk; the peer sends it again", "err", err)
 			}
