@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,5 +176,47 @@ func TestStreamOutlivesRun(t *testing.T) {
 	}
 	if err := l.take(&frame{Epoch: 1, Seq: 1, Kind: 1, Conv: "a b"}, false); err != nil {
 		t.Error(err)
+	}
+}
+
+// children is a context that knows how many contexts hang on it.
+type children struct {
+	context.Context
+	done chan struct{}
+	n    atomic.Int64
+}
+
+func (c *children) Done() <-chan struct{} { return c.done }
+
+func (c *children) AfterFunc(func()) (stop func() bool) {
+	c.n.Add(1)
+	return func() bool { c.n.Add(-1); return true }
+}
+
+// TestRefusedStreamsLeaveNothing: a peer whose gateway takes no stream, as while its disk
+// is full, is tried each few seconds for as long as that lasts.
+func TestRefusedStreamsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	a, b := towns(t)
+	a.wake()
+	b.wake()
+	a.put("bob", "0")
+	l, err := a.now().existing("bob", Chat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, _, err := b.now().inLane(laneKey{"alice", Chat})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.mu.Lock()
+	in.rules.Seen = 1 << 62 // all epochs have passed
+	in.mu.Unlock()
+	life := &children{Context: context.Background(), done: make(chan struct{})}
+	if err := l.stream(life); err == nil {
+		t.Error("the stream was taken")
+	}
+	if n := life.n.Load(); n != 0 {
+		t.Errorf("%d contexts are left of it", n)
 	}
 }

@@ -68,6 +68,8 @@ func (l *outLane) streams(ctx context.Context) error {
 
 // stream opens a stream and works it until it ends.
 func (l *outLane) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // the group does it only where something runs in it
 	stream, err := l.d.cfg.Streams.OpenLane(ctx, l.key.peer, string(l.key.name))
 	if err != nil {
 		return fmt.Errorf("open lane: %w", err)
