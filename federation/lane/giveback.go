@@ -263,7 +263,7 @@ func (d *Durable) giveBackOnce(ctx context.Context) (more bool, err error) {
 		}
 		n, err := d.tell(ctx, dead)
 		errs = append(errs, err)
-		more = more || n == buryItems
+		more = more || n == buryItems && err == nil
 	}
 	return more, errors.Join(errs...)
 }
@@ -272,24 +272,40 @@ func (d *Durable) giveBackOnce(ctx context.Context) (more bool, err error) {
 func (d *Durable) tell(ctx context.Context, dead []store.Dead) (told int, err error) {
 	var rows []int64
 	for i := range dead {
-		l := &dead[i]
-		to := d.cfg.Recipients[ProtocolOf(l.Kind)]
-		if to == nil { // the operator took the protocol out of the configuration
-			d.cfg.Log.Warn("the sender of an item that was given up cannot be told: its protocol is not served any more",
-				"peer", d.peerName(federation.GridID(l.Peer)), "proto", string(ProtocolOf(l.Kind)), "id", fmt.Sprintf("dead/%d", l.Row))
-		} else {
-			it := Item{ID: l.ID, Kind: ProtocolOf(l.Kind), Conv: l.Conv, At: l.At, Expires: l.Expires, Body: l.Body}
-			peer := d.cfg.Directory.Now().Peer(federation.GridID(l.Peer))
-			if err = to.GiveBack(ctx, peer, it, reasonError(l.Reason, l.Detail)); err != nil {
-				err = fmt.Errorf("give back an item for %s: %w", d.peerName(federation.GridID(l.Peer)), err)
-				break
-			}
+		if err = d.tellOne(ctx, &dead[i]); err != nil {
+			break
 		}
-		rows = append(rows, l.Row)
+		rows = append(rows, dead[i].Row)
 	}
 	if len(rows) == 0 {
 		return 0, err
 	}
 	// They have been told, whatever happens now.
-	return len(rows), errors.Join(err, d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, rows) }))
+	failed := d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, rows) })
+	if failed == nil {
+		for _, row := range rows {
+			delete(d.told, row)
+		}
+	}
+	return len(rows), errors.Join(err, failed)
+}
+
+// tellOne gives one dead letter back, unless that was done and could not be noted.
+func (d *Durable) tellOne(ctx context.Context, l *store.Dead) error {
+	if pos, ok := d.told[l.Row]; ok && pos == l.Pos {
+		return nil
+	}
+	to := d.cfg.Recipients[ProtocolOf(l.Kind)]
+	if to == nil { // the operator took the protocol out of the configuration
+		d.cfg.Log.Warn("the sender of an item that was given up cannot be told: its protocol is not served any more",
+			"peer", d.peerName(federation.GridID(l.Peer)), "proto", string(ProtocolOf(l.Kind)), "id", fmt.Sprintf("dead/%d", l.Row))
+	} else {
+		it := Item{ID: l.ID, Kind: ProtocolOf(l.Kind), Conv: l.Conv, At: l.At, Expires: l.Expires, Body: l.Body}
+		peer := d.cfg.Directory.Now().Peer(federation.GridID(l.Peer))
+		if err := to.GiveBack(ctx, peer, it, reasonError(l.Reason, l.Detail)); err != nil {
+			return fmt.Errorf("give back an item for %s: %w", d.peerName(federation.GridID(l.Peer)), err)
+		}
+	}
+	d.told[l.Row] = l.Pos
+	return nil
 }
