@@ -72,9 +72,23 @@ func (s *Store) BuryOut(tx *sql.Tx, l *OutLane, items []LaneItem, reason, detail
 }
 
 // Untold returns dead letters to a peer whose senders do not know yet, oldest
-// first: those with a row after the given one, at most limit.
-func (s *Store) Untold(ctx context.Context, peer string, after int64, limit int) ([]Dead, error) {
-	return collectRead(ctx, s, untold, scanDead, peer, after, limit)
+// first: those with a row after the given one, at most limit, and fewer where they
+// are large.
+func (s *Store) Untold(ctx context.Context, peer string, after int64, limit int) (out []Dead, err error) {
+	var bytes int64
+	err = s.eachRead(ctx, untold, func(row scanner) (more bool, err error) {
+		d, err := scanDead(row)
+		bytes += d.Size()
+		if err != nil || bytes > maxRunBytes && len(out) > 0 {
+			return false, err
+		}
+		out = append(out, d)
+		return true, nil
+	}, peer, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // UntoldPeers returns the peers to which there are dead letters whose senders do

@@ -115,6 +115,23 @@ func TestUntold(t *testing.T) {
 	}
 }
 
+// TestUntoldOfLargeOnes: what one call reads is bounded, however large letters are.
+func TestUntoldOfLargeOnes(t *testing.T) {
+	s := openTemp(t)
+	const n, size = 5, maxRunBytes / 4 // four do not fit, with what a row takes beside its body
+	write(t, s, func(tx *sql.Tx) error {
+		l, err := s.AddOutLane(tx, "a", "chat")
+		items := append(laneItems(1, 1, n-1, size), laneItems(1, n, 1, maxRunBytes)...)
+		return errors.Join(err, s.AddOutItems(tx, l.ID, items), s.BuryOut(tx, &l, items, "expired", ""))
+	})
+	rows := deadRows(t)
+	for after, want := range map[int64][]int64{0: {1, 2, 3}, 3: {4}, 4: {5}, 5: nil} {
+		if got := rows(s.Untold(t.Context(), "a", after, 10)); !reflect.DeepEqual(got, want) {
+			t.Errorf("behind row %d: %v, want %v", after, got, want)
+		}
+	}
+}
+
 func TestDeadLetters(t *testing.T) {
 	s := openTemp(t)
 	rows := deadRows(t)
