@@ -81,12 +81,23 @@ func (c *depth) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 	}
+	// A removed peer's name may be another's by now. No metric may come twice.
+	type key struct{ peer, lane, dir string }
+	sums := map[key]Status{}
 	for _, st := range c.d.Status(ctx) {
-		peer, lane := c.d.peerName(st.Peer), string(st.Lane)
-		gauge(c.items, float64(st.Items), peer, lane, string(st.Dir))
-		gauge(c.bytes, float64(st.Bytes), peer, lane, string(st.Dir))
+		k := key{c.d.peerName(st.Peer), string(st.Lane), string(st.Dir)}
+		sum := sums[k]
+		st.Items, st.Bytes = st.Items+sum.Items, st.Bytes+sum.Bytes
+		if st.Oldest.IsZero() || !sum.Oldest.IsZero() && sum.Oldest.Before(st.Oldest) {
+			st.Oldest = sum.Oldest
+		}
+		sums[k] = st
+	}
+	for k, st := range sums {
+		gauge(c.items, float64(st.Items), k.peer, k.lane, k.dir)
+		gauge(c.bytes, float64(st.Bytes), k.peer, k.lane, k.dir)
 		if st.Dir == DirOut && !st.Oldest.IsZero() {
-			gauge(c.oldest, time.Since(st.Oldest).Seconds(), peer, lane)
+			gauge(c.oldest, time.Since(st.Oldest).Seconds(), k.peer, k.lane)
 		}
 	}
 }

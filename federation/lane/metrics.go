@@ -2,8 +2,6 @@ package lane
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/yggate/yggate/federation"
 )
 
 // metrics are labelled by the operator's own name for the peer.
@@ -73,17 +71,17 @@ type inflight struct {
 func (c *inflight) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
 
 func (c *inflight) Collect(ch chan<- prometheus.Metric) {
-	waiting := map[*federation.Peer]int{}
+	waiting := map[string]int{} // by name, which a removed peer may have left to another
 	c.m.mu.RLock()
 	for _, s := range c.m.sessions {
 		n := 0
 		if w := s.window.Load(); w != nil {
 			n = w.len()
 		}
-		waiting[s.peer.Load()] = n
+		waiting[s.peer.Load().Name] += n
 	}
 	c.m.mu.RUnlock()
-	for p, n := range waiting {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), p.Name)
+	for name, n := range waiting {
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), name)
 	}
 }
