@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -136,19 +137,36 @@ func initialise(sh *shell, f *flags, e config.Example) error {
 		}
 		return err
 	}
+	// The identity last: nothing may fail between it and its sheet, which is on no disk.
+	if err := makeMeshKey(c); err != nil {
+		return err
+	}
 	id, recovery, err := federation.CreateIdentity(c.State)
 	if err != nil {
 		return err
 	}
-	if _, err := federation.CreateKeyFile(c.MeshKey()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
 	m := made{f.config, written, c.State, string(id.ID()), id.ID().Fingerprint(), recovery, c.XMPP != nil, c.Matrix != nil, c.MQTT != nil}
 	if f.json {
-		return printJSON(sh.out, m)
+		err = printJSON(sh.out, m)
+	} else {
+		_, err = io.WriteString(sh.out, m.text())
 	}
-	m.tell(sh)
+	if err != nil {
+		return fmt.Errorf("show the recovery sheet: %w; remove %s and run this again for another", err, filepath.Join(c.State, federation.GridKeyFile))
+	}
 	return nil
+}
+
+// makeMeshKey makes the mesh key unless there is one.
+func makeMeshKey(c *config.Config) error {
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return fmt.Errorf("create mesh key: %w", err)
+	}
+	_, err := federation.LoadKeyFile(c.MeshKey())
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = federation.CreateKeyFile(c.MeshKey())
+	}
+	return err
 }
 
 // writeConfig writes the file unless it exists.
@@ -169,15 +187,16 @@ func writeConfig(path string, e config.Example) (written bool, err error) {
 	return true, nil
 }
 
-func (m made) tell(sh *shell) {
+func (m made) text() string {
+	var b strings.Builder
 	if m.Written {
-		fmt.Fprintf(sh.out, "Wrote the configuration   %s\n", m.Config)
+		fmt.Fprintf(&b, "Wrote the configuration   %s\n", m.Config)
 	} else {
-		fmt.Fprintf(sh.out, "Kept the configuration    %s (flags that would change it were not used)\n", m.Config)
+		fmt.Fprintf(&b, "Kept the configuration    %s (flags that would change it were not used)\n", m.Config)
 	}
-	fmt.Fprintf(sh.out, "Made the identity         %s\n\n", m.State)
-	fmt.Fprintf(sh.out, "Your grid's fingerprint, which peers compare with you:\n\n  %s\n\n", m.Fingerprint)
-	fmt.Fprintf(sh.out, "Your recovery sheet. It is the only way to take the grid back when its key is\nstolen, and it is shown only now. Print it or write it down, then clear the screen:\n\n  %s\n\n",
+	fmt.Fprintf(&b, "Made the identity         %s\n\n", m.State)
+	fmt.Fprintf(&b, "Your grid's fingerprint, which peers compare with you:\n\n  %s\n\n", m.Fingerprint)
+	fmt.Fprintf(&b, "Your recovery sheet. It is the only way to take the grid back when its key is\nstolen, and it is shown only now. Print it or write it down, then clear the screen:\n\n  %s\n\n",
 		strings.ReplaceAll(strings.TrimSpace(m.Recovery), "\n", "\n  "))
 	conf := ""
 	if m.Config != config.DefaultPath {
@@ -193,8 +212,9 @@ func (m made) tell(sh *shell) {
 	if m.mqtt {
 		steps = append(steps, fmt.Sprintf("yggate setup mosquitto%s   (or ejabberd-mqtt), and add the lines it prints", conf))
 	}
-	fmt.Fprintln(sh.out, "Next:")
+	fmt.Fprintln(&b, "Next:")
 	for i, step := range append(steps, "yggate serve"+conf) {
-		fmt.Fprintf(sh.out, "  %d. %s\n", i+1, step)
+		fmt.Fprintf(&b, "  %d. %s\n", i+1, step)
 	}
+	return b.String()
 }

@@ -44,9 +44,9 @@ func runRotate(ctx context.Context, sh *shell, c *command, args []string) error 
 	}
 	declined := errors.New("declined")
 	id, err := gateway.Rotate(conf, gateway.Rotation{Sheet: sheet, MeshKey: *mesh, Keep: func(fresh string) error {
-		fmt.Fprintf(sh.out, "\nThe new recovery sheet, which is shown only now. The old one is worth nothing once\nyou say yes. Print it or write it down:\n\n  %s\n\n", fresh)
-		if *yes {
-			return nil
+		_, err := fmt.Fprintf(sh.out, "\nThe new recovery sheet, which is shown only now. The old one is worth nothing once\nyou say yes. Print it or write it down:\n\n  %s\n\n", fresh)
+		if err != nil || *yes {
+			return err
 		}
 		ok, err := confirm(ctx, sh, "Is it on paper? The keys are replaced then.")
 		if err == nil && !ok {
