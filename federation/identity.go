@@ -233,7 +233,10 @@ func (id *Identity) writeGridKey(dir string) error {
 func loadGridKey(dir string) (*Identity, error) {
 	path := filepath.Join(dir, GridKeyFile)
 	key, rest, err := readKeyFile(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w, or make a new grid with `yggate init`", err)
+	case err != nil:
 		return nil, err
 	}
 	block, _ := pem.Decode(rest)

@@ -87,7 +87,7 @@ func TestLoadIdentityErrors(t *testing.T) {
 		want  []string
 	}{
 		"no grid key":       {func(t *testing.T, d string) { unlink(t, d, GridKeyFile) }, []string{GridKeyFile, "yggate init"}},
-		"no node key":       {func(t *testing.T, d string) { unlink(t, d, NodeKeyFile) }, []string{NodeKeyFile, "yggate init"}},
+		"no node key":       {func(t *testing.T, d string) { unlink(t, d, NodeKeyFile) }, []string{NodeKeyFile, "restore it from your backup"}},
 		"grid key readable": {func(t *testing.T, d string) { chmod(t, d, GridKeyFile) }, []string{"0640", "chmod 600"}},
 		"node key readable": {func(t *testing.T, d string) { chmod(t, d, NodeKeyFile) }, []string{"0640", "chmod 600"}},
 		"garbage":           {func(t *testing.T, d string) { write(t, d, "hello") }, []string{"PEM", "backup"}},

@@ -53,7 +53,7 @@ func readKeyFile(path string) (ed25519.PrivateKey, []byte, error) {
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, fmt.Errorf("read key: %w; `yggate init` makes it, or restore it from your backup", err)
+		return nil, nil, fmt.Errorf("read key: %w; restore it from your backup", err)
 	case err != nil:
 		return nil, nil, fmt.Errorf("read key: %w", err)
 	}

@@ -122,7 +122,7 @@ func (g *gateway) open(ctx context.Context) error {
 	c := g.conf.Load()
 	var err error
 	if g.identity, err = federation.LoadIdentity(c.State); err != nil {
-		return fmt.Errorf("%w; `yggate init` makes one", err)
+		return err
 	}
 	if g.meshKey, err = federation.LoadKeyFile(c.MeshKey()); err != nil {
 		return fmt.Errorf("load mesh key: %w", err)
