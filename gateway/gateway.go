@@ -130,7 +130,11 @@ func (g *gateway) open(ctx context.Context) error {
 	if g.ca, err = localca.Open(c.LocalCA()); err != nil {
 		return err
 	}
-	if g.store, err = store.Open(ctx, store.Options{Path: c.Database()}); err != nil {
+	err = g.whenStored(ctx, func() (err error) {
+		g.store, err = store.Open(ctx, store.Options{Path: c.Database()})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	maxStanza := 0

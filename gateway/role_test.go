@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,9 +54,9 @@ func TestRunPart(t *testing.T) {
 	}
 }
 
-// Admin answers with the role and without it; each time the role comes the edge
-// starts in a higher epoch, and it is gone when the role is.
-func TestEdgeFollowsRole(t *testing.T) {
+// lonelyConfig is of a grid whose keys are there, and which has nothing else.
+func lonelyConfig(t *testing.T) *config.Config {
+	t.Helper()
 	dir := t.TempDir()
 	if _, _, err := federation.CreateIdentity(dir); err != nil {
 		t.Fatal(err)
@@ -68,13 +69,20 @@ func TestEdgeFollowsRole(t *testing.T) {
 	if _, err := federation.CreateKeyFile(conf.MeshKey()); err != nil {
 		t.Fatal(err)
 	}
+	return conf
+}
+
+// Admin answers with the role and without it; each time the role comes the edge
+// starts in a higher epoch, and it is gone when the role is.
+func TestEdgeFollowsRole(t *testing.T) {
+	conf := lonelyConfig(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	role := &lease{grants: make(chan context.Context), asked: make(chan struct{}, 1)}
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, Options{Config: conf, Log: slog.New(slog.DiscardHandler)}, role) }()
 
-	client := admin.NewClient(admin.SocketPath(dir))
+	client := admin.NewClient(admin.SocketPath(conf.State))
 	await := func(what string, want func(admin.Status) bool) (st admin.Status) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; {
@@ -125,7 +133,7 @@ func TestEdgeFollowsRole(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("after the end: %v", err)
 	}
-	if _, err := os.Stat(admin.SocketPath(dir)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(admin.SocketPath(conf.State)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the admin socket is still there: %v", err)
 	}
 }
@@ -184,5 +192,69 @@ func TestStartWaitsForTheDisk(t *testing.T) {
 	cancel()
 	if err := g.whenStored(ctx, func() error { return store.ErrLocked }); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("got %v, want why it could not start", err)
+	}
+}
+
+// logged passes on what a gateway logs.
+type logged struct {
+	slog.Handler
+	messages chan string
+}
+
+func (l logged) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l logged) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case l.messages <- r.Message:
+	default: // nobody looks any more
+	}
+	return nil
+}
+
+// TestStartWaitsForTheDatabase has another program hold the database when the gateway
+// starts, which waits for it as it does for a full disk.
+func TestStartWaitsForTheDatabase(t *testing.T) {
+	t.Parallel()
+	conf := lonelyConfig(t)
+	if err := os.WriteFile(conf.Database(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other, err := sql.Open("sqlite", conf.Database())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec("BEGIN EXCLUSIVE"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log := logged{slog.DiscardHandler, make(chan string, 100)}
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, Options{Config: conf, Log: slog.New(log)}) }()
+	await := func(message string) {
+		t.Helper()
+		for deadline := time.After(time.Minute); ; {
+			select {
+			case got := <-log.messages:
+				if got == message {
+					return
+				}
+			case err := <-ended:
+				t.Fatalf("ended: %v", err)
+			case <-deadline:
+				t.Fatalf("no %q", message)
+			}
+		}
+	}
+	await("the gateway cannot start; it tries again until it can")
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	await("edge starts")
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("after the end: %v", err)
 	}
 }
