@@ -14,6 +14,7 @@ import (
 	"github.com/yggate/yggate/federation/link"
 	"github.com/yggate/yggate/federation/matrix"
 	"github.com/yggate/yggate/gateway/config"
+	"github.com/yggate/yggate/store"
 	"github.com/yggate/yggate/transports"
 	"github.com/yggate/yggate/transports/ygg"
 )
@@ -142,6 +143,7 @@ func (e *edge) run(ctx context.Context) error {
 		part("mqtt", e.mqtt.run)
 	}
 	part("last heard", e.keepHeard)
+	part("store", e.probeStore)
 	return parts.Wait()
 }
 
@@ -232,6 +234,30 @@ func (e *edge) keepHeard(ctx context.Context) error {
 				break
 			}
 			stored[st.Peer] = st.LastHeard
+		}
+	}
+}
+
+// probeEvery is how soon it shows that a store takes writes again.
+const probeEvery = 5 * time.Second
+
+// probeStore tries a store that took no write, until it does: it says that it is well
+// only after a write, and a quiet gateway has none for hours.
+func (e *edge) probeStore(ctx context.Context) error {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		switch e.g.store.Health().State {
+		case store.HealthOK, store.HealthDamaged: // which stays until a restart
+			continue
+		}
+		if err := e.g.store.Probe(ctx); err == nil { // else its health tells of it
+			e.g.log.Info("the store takes writes again")
 		}
 	}
 }

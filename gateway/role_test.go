@@ -211,6 +211,25 @@ func (l logged) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+// holdDatabase keeps all others from writing to the database, by that statement.
+func holdDatabase(t *testing.T, path, begin string) (release func()) {
+	t.Helper()
+	other, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec(begin); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestStartWaitsForTheDatabase has another program hold the database when the gateway
 // starts, which waits for it as it does for a full disk.
 func TestStartWaitsForTheDatabase(t *testing.T) {
@@ -219,15 +238,7 @@ func TestStartWaitsForTheDatabase(t *testing.T) {
 	if err := os.WriteFile(conf.Database(), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other, err := sql.Open("sqlite", conf.Database())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	other.SetMaxOpenConns(1)
-	if _, err := other.Exec("BEGIN EXCLUSIVE"); err != nil {
-		t.Fatal(err)
-	}
+	release := holdDatabase(t, conf.Database(), "BEGIN EXCLUSIVE")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	log := logged{slog.DiscardHandler, make(chan string, 100)}
@@ -249,10 +260,37 @@ func TestStartWaitsForTheDatabase(t *testing.T) {
 		}
 	}
 	await("the gateway cannot start; it tries again until it can")
-	if err := other.Close(); err != nil {
+	release()
+	await("edge starts")
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestStoreIsWellAgain: an edge that has nothing to write sees by itself that it could.
+func TestStoreIsWellAgain(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "yggate.db")
+	db, err := store.Open(t.Context(), store.Options{Path: path})
+	if err != nil {
 		t.Fatal(err)
 	}
-	await("edge starts")
+	defer db.Close()
+	release := holdDatabase(t, path, "BEGIN IMMEDIATE")
+	if err := db.Probe(t.Context()); !errors.Is(err, store.ErrLocked) || db.Health().State != store.HealthLocked {
+		t.Fatalf("a write while the database is locked: %v", err)
+	}
+	release()
+	ctx, stop := context.WithCancel(t.Context())
+	e := &edge{g: &gateway{store: db, log: slog.New(slog.DiscardHandler)}}
+	ended := make(chan error, 1)
+	go func() { ended <- e.probeStore(ctx) }()
+	for deadline := time.Now().Add(time.Minute); db.Health().State != store.HealthOK; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the store is still %+v", db.Health())
+		}
+	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("after the end: %v", err)
