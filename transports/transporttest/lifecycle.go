@@ -70,15 +70,17 @@ func testPortTaken(t *testing.T, p *pair) {
 // them were kept.
 func testBacklog(t *testing.T, p *pair) {
 	l := listen(t, p.b, p.port)
-	// Refused dials may last as long as their context. Nothing but speed hangs
-	// on this being short.
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	// Refused dials may last as long as their context. Nothing but speed hangs on
+	// its ending soon, once there is a stream.
+	var opened sync.Once
 	var wg sync.WaitGroup
 	for range flood {
 		wg.Go(func() {
 			if c, err := p.a.Dial(ctx, l.Addr()); err == nil {
 				t.Cleanup(func() { c.Close() })
+				opened.Do(func() { time.AfterFunc(3*time.Second, cancel) })
 			}
 		})
 	}
