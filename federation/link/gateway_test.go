@@ -116,7 +116,7 @@ func newIP() string {
 	nextIPMu.Lock()
 	defer nextIPMu.Unlock()
 	nextIP++
-	return fmt.Sprintf("127.61.%d.%d", os.Getpid()%250+1, nextIP)
+	return fmt.Sprintf("127.%d.%d.%d", 64+nextIP/250, os.Getpid()%250+1, nextIP%250+1)
 }
 
 const testPort = 9001

@@ -318,12 +318,11 @@ func TestSessionEndsUnderLiveRequests(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var told sync.WaitGroup
-			told.Add(8)
-			var begun atomic.Int32
+			var begun, running atomic.Int32
 			a, b := newGateway(t, quick), newGateway(t, quick)
 			b.Handle(livePath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				defer told.Done()
+				running.Add(1)
+				defer running.Add(-1)
 				if r.Method == "GET" {
 					w.Write([]byte("x"))
 					w.(http.Flusher).Flush()
@@ -374,7 +373,7 @@ func TestSessionEndsUnderLiveRequests(t *testing.T) {
 					t.Fatal("a request did not end")
 				}
 			}
-			waitIn(t, &told, "the handlers to be told")
+			waitFor(t, "the handlers to be told", func() bool { return running.Load() == 0 })
 			waitFor(t, "the places", func() bool { return places.used.Load() == 0 })
 			a.stop()
 			if _, err := a.ask(context.Background(), b, "GET", nil); !errors.Is(err, federation.ErrPeerDown) {
