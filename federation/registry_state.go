@@ -111,16 +111,41 @@ func peerByName(tx *sql.Tx, petname string) (store.Peer, error) {
 	return p, err
 }
 
-// freeName returns the peer's name if no other living peer has it.
+// freeName returns the peer's name if no other living peer has it. Names are unique, in
+// listings, metrics and commands: a tombstone gives its name up and has its id for one.
 func freeName(tx *sql.Tx, p store.Peer) (string, error) {
-	other, err := store.PeerByName(context.Background(), tx, p.Name)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return p.Name, nil
-	case err != nil:
-		return "", err
-	case other.Grid == p.Grid || State(other.State) == StateRemoved:
-		return p.Name, nil
+	for {
+		other, err := store.PeerByName(context.Background(), tx, p.Name)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return p.Name, nil
+		case err != nil:
+			return "", err
+		case other.Grid == p.Grid:
+			return p.Name, nil
+		case State(other.State) != StateRemoved:
+			return "", fmt.Errorf("%q: %w", p.Name, ErrNameTaken)
+		}
+		if other.Name, err = idName(tx, GridID(other.Grid), p.Name); err != nil {
+			return "", err
+		}
+		if err := store.PutPeer(tx, other); err != nil {
+			return "", err
+		}
 	}
-	return "", fmt.Errorf("%q: %w", p.Name, ErrNameTaken)
+}
+
+// idName returns as much of an id as no peer has for its name.
+func idName(tx *sql.Tx, id GridID, taken string) (string, error) {
+	for n := len(id.Short()); ; n++ {
+		name := string(id[:min(n, len(id))])
+		if _, err := store.PeerByName(context.Background(), tx, name); name != taken && errors.Is(err, sql.ErrNoRows) {
+			return name, nil
+		} else if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return "", err
+		}
+		if n >= maxPetname {
+			return "", fmt.Errorf("name of removed peer %s: every one is taken: %w", id.Short(), ErrNameTaken)
+		}
+	}
 }

@@ -252,6 +252,28 @@ func TestNameOfRemovedIsFree(t *testing.T) {
 	if s := w.Directory().Now().Peer(second.ID()).State; s != StateActive {
 		t.Errorf("the living bob is %s", s)
 	}
+	// It is nobody else's then, and what is left of the first can be named still.
+	must(t, w.Remove(t.Context(), "bob"))
+	third := newGrid(t)
+	w.introduce(t, "bob", third.says(t))
+	names := map[string]GridID{}
+	for _, p := range w.Directory().Now().Peers() {
+		if other, ok := names[p.Name]; ok {
+			t.Errorf("%s and %s are both %q", other.Short(), p.ID.Short(), p.Name)
+		}
+		names[p.Name] = p.ID
+	}
+	if names["bob"] != third.ID() || names[first.ID().Short()] != first.ID() || names[second.ID().Short()] != second.ID() {
+		t.Errorf("names %v", names)
+	}
+	must(t, w.Block(t.Context(), first.ID().Short()))
+	// A name that looks like an id is one like any other.
+	must(t, w.Remove(t.Context(), "bob"))
+	w.introduce(t, third.ID().Short(), newGrid(t).says(t))
+	w.introduce(t, "bob", newGrid(t).says(t))
+	if p := w.Directory().Now().Peer(third.ID()); p.Name != string(third.ID()[:9]) {
+		t.Errorf("the third has become %q", p.Name)
+	}
 }
 
 func TestIntroduceRefuses(t *testing.T) {
