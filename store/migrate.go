@@ -26,9 +26,12 @@ var schema4 string
 //go:embed schema/5.sql
 var schema5 string
 
+//go:embed schema/6.sql
+var schema6 string
+
 // migrations take the schema from version i to i+1. A released one is never
 // changed; testdata holds a frozen database of each version to prove that.
-var migrations = []string{schema1, schema2, schema3, schema4, schema5}
+var migrations = []string{schema1, schema2, schema3, schema4, schema5, schema6}
 
 // migrate brings the schema up to date, in one transaction.
 func migrate(ctx context.Context, db *sql.DB, migrations []string) (err error) {

@@ -12,7 +12,7 @@ type Peering struct {
 	Grid string // whose invite named it
 }
 
-// Peerings returns all learnt peerings.
+// Peerings returns all learnt peerings, each as often as there are grids that named it.
 func Peerings(ctx context.Context, q Queryer) ([]Peering, error) {
 	return collect(ctx, q, func(row scanner) (p Peering, err error) {
 		err = row.Scan(&p.URI, &p.Grid)
@@ -20,9 +20,9 @@ func Peerings(ctx context.Context, q Queryer) ([]Peering, error) {
 	}, `SELECT uri, grid FROM peering ORDER BY created, uri`)
 }
 
-// PutPeering adds a peering unless it is known.
+// PutPeering adds a peering unless it is known from that grid.
 func PutPeering(tx *sql.Tx, p Peering) error {
-	_, err := tx.Exec(`INSERT INTO peering (uri, grid, created) VALUES (?, ?, ?) ON CONFLICT (uri) DO NOTHING`,
+	_, err := tx.Exec(`INSERT INTO peering (uri, grid, created) VALUES (?, ?, ?) ON CONFLICT (uri, grid) DO NOTHING`,
 		p.URI, p.Grid, now().Unix())
 	return err
 }

@@ -70,6 +70,26 @@ func TestPairing(t *testing.T) {
 	}
 }
 
+// A way into the mesh that two grids named stays until both are gone.
+func TestPeeringOfTwo(t *testing.T) {
+	alice, bob, carol := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid"), newGateway(t, "127.0.71.3", "carol.grid")
+	_, _, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "alice")
+	must(t, err)
+	_, _, err = accept(t, bob, carol, invite(t, carol, "bob", "bob.grid"), "carol")
+	must(t, err)
+	for _, left := range []struct {
+		name string
+		n    int
+	}{{"alice", 1}, {"carol", 0}} {
+		must(t, bob.reg.Remove(t.Context(), left.name))
+		peerings, err := store.Peerings(t.Context(), bob.store.Read())
+		must(t, err)
+		if len(peerings) != left.n {
+			t.Errorf("without %s the peerings are %+v", left.name, peerings)
+		}
+	}
+}
+
 func TestUnexpectedDomainsArePending(t *testing.T) {
 	alice, bob := newGateway(t, "127.0.71.1", "alice.grid"), newGateway(t, "127.0.71.2", "bob.grid", "bank.example")
 	_, there, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "alice")
