@@ -3,6 +3,8 @@ package frame
 import (
 	"bytes"
 	"encoding/xml"
+	"hash/maphash"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -18,7 +20,13 @@ const (
 type binding struct {
 	prefix, uri span
 	depth       int
+	sum         uint64 // of the namespace, so that long ones are seldom compared
+	// same is the first binding in force for this namespace: namespaces are compared
+	// once, where they are bound, and not each time that a prefix is used.
+	same int
 }
+
+var sumSeed = maphash.MakeSeed()
 
 // prefix is what a stream header binds.
 type prefix struct{ name, uri string }
@@ -76,21 +84,25 @@ func (s *scanner) namespaces(b []byte) error {
 			return refuse(NotWellFormed, "element name with a prefix that is not bound")
 		}
 	}
+	s.spaces = s.spaces[:0]
 	for i, a := range s.attrs {
 		prefix, local := cutName(a.name.of(b))
-		if prefix == nil || string(prefix) == "xmlns" || string(prefix) == "xml" {
+		space := noSpace
+		if prefix != nil && string(prefix) != "xmlns" && string(prefix) != "xml" {
+			var ok bool
+			if space, ok = s.lookup(b, prefix); !ok {
+				return refuse(NotWellFormed, "attribute name with a prefix that is not bound")
+			}
+		}
+		s.spaces = append(s.spaces, space)
+		if space == noSpace {
 			continue
 		}
-		uri, ok := s.lookup(b, prefix)
-		if !ok {
-			return refuse(NotWellFormed, "attribute name with a prefix that is not bound")
-		}
-		for _, other := range s.attrs[:i] {
-			p, l := cutName(other.name.of(b))
-			if p == nil || !bytes.Equal(l, local) {
+		for j, other := range s.spaces[:i] {
+			if other != space {
 				continue
 			}
-			if u, _ := s.lookup(b, p); bytes.Equal(u, uri) {
+			if _, l := cutName(s.attrs[j].name.of(b)); bytes.Equal(l, local) {
 				return refuse(NotWellFormed, "attribute given twice under two prefixes")
 			}
 		}
@@ -121,26 +133,54 @@ func (s *scanner) declare(b []byte, a attr) error {
 		return refuse(PolicyViolation, "more than %d namespace prefixes bound", maxBound)
 	}
 	from := a.name.to - int32(len(local))
-	s.bound = append(s.bound, binding{span{from, a.name.to}, a.value, len(s.open)})
+	s.bound = append(s.bound, binding{
+		prefix: span{from, a.name.to}, uri: a.value, depth: len(s.open),
+		sum: maphash.Bytes(sumSeed, uri), same: s.boundTo(b, uri),
+	})
 	return nil
 }
 
-// lookup returns the namespace that a prefix is bound to.
-func (s *scanner) lookup(b, prefix []byte) ([]byte, bool) {
+// boundTo is the first binding for a namespace, or the next if there is none.
+func (s *scanner) boundTo(b, uri []byte) int {
+	sum := maphash.Bytes(sumSeed, uri)
+	for i := range s.bound {
+		if o := &s.bound[i]; o.sum == sum && bytes.Equal(unescape(o.uri.of(b)), uri) {
+			return i
+		}
+	}
+	return len(s.bound)
+}
+
+// noSpace is the number of what is in no namespace, and of that of "xml", which only
+// this prefix has.
+const noSpace = -1
+
+// lookup returns the namespace that a prefix is bound to, as a number that no other
+// namespace has within the tag.
+func (s *scanner) lookup(b, prefix []byte) (space int, ok bool) {
 	for i := len(s.bound) - 1; i >= 0; i-- {
-		if bound := s.bound[i]; bytes.Equal(bound.prefix.of(b), prefix) {
-			return unescape(bound.uri.of(b)), true
+		if bytes.Equal(s.bound[i].prefix.of(b), prefix) {
+			return s.bound[i].same, true
 		}
 	}
 	if string(prefix) == "xml" {
-		return []byte(xmlURI), true
+		return noSpace, true
 	}
 	if top, _ := cutName(s.open[0].of(b)); top != nil && s.isAmbient(top) != nil {
 		if p := s.isAmbient(prefix); p != nil {
-			return []byte(p.uri), true
+			return s.ambientSpace(b, p.uri), true
 		}
 	}
-	return nil, false
+	return noSpace, false
+}
+
+// ambientSpace is the number of a namespace that the header binds, which an open
+// element may bind, too.
+func (s *scanner) ambientSpace(b []byte, uri string) int {
+	if i := s.boundTo(b, []byte(uri)); i < len(s.bound) {
+		return i
+	}
+	return maxBound + slices.IndexFunc(s.ambient, func(p prefix) bool { return p.uri == uri })
 }
 
 func (s *scanner) isAmbient(name []byte) *prefix {

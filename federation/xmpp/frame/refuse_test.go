@@ -2,6 +2,7 @@ package frame_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"strings"
@@ -64,6 +65,7 @@ var refused = []struct {
 	{"long attribute twice", "<message><x persistent-id='1' persistent-id='2'/></message>", frame.NotWellFormed},
 	{"attribute twice by namespace", "<message xmlns:a='u:x' xmlns:b='u:x' a:k='1' b:k='2'/>", frame.NotWellFormed},
 	{"attribute twice by escaped namespace", "<message xmlns:a='u:x' xmlns:b='&#117;:x' a:k='1' b:k='2'/>", frame.NotWellFormed},
+	{"attribute twice by the header's namespace", "<db:x xmlns:a='jabber:server:dialback' a:k='1' db:k='2'/>", frame.NotWellFormed},
 	{"attribute without space", "<message id='1'to='x'/>", frame.NotWellFormed},
 	{"attribute without value", "<message id/>", frame.NotWellFormed},
 	{"attribute without quotes", "<message id=1/>", frame.NotWellFormed},
@@ -178,6 +180,8 @@ func TestAccepted(t *testing.T) {
 		"64 attributes":            "<message" + attributes(64) + "/>",
 		"as large as may be":       sized(262144),
 		"dialback":                 "<db:result from='a' to='b'>37c69b</db:result>",
+		"attributes apart":         "<message xmlns:a='u:x' xmlns:b='u:y' a:k='1' b:k='2' a:l='3' k='4'><x xmlns:a='u:y' a:k='1' b:l='2'/></message>",
+		"header's prefixes apart":  "<db:x xmlns:a='u:x' a:k='1' db:k='2' stream:k='3' k='4'/>",
 		"stream error":             "<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -341,6 +345,27 @@ func TestLargeStanzaIsForgotten(t *testing.T) {
 		t.Errorf("a stream keeps %d bytes", each)
 	}
 	runtime.KeepAlive(&readers)
+}
+
+// A namespace is read where it is bound. Who binds many at length and then uses all of
+// them in each of many tags must not have each read again for each pair of attributes:
+// references make it visible, for what they stand for is written down anew each time.
+func TestNamespacesAreReadOnce(t *testing.T) {
+	var bind, use strings.Builder
+	const prefixes, tags = 60, 100
+	for i := range prefixes {
+		fmt.Fprintf(&bind, " xmlns:p%d='&amp;%d'", i, i)
+		fmt.Fprintf(&use, " p%d:a=''", i)
+	}
+	stanza := []byte("<message><x" + bind.String() + ">" + strings.Repeat("<y"+use.String()+"/>", tags) + "</x></message>")
+	allocs := testing.AllocsPerRun(3, func() {
+		if err := frame.Check(stanza, frame.DefaultLimits()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocs > 3*prefixes {
+		t.Errorf("%v allocations for %d namespaces in %d tags", allocs, prefixes, tags)
+	}
 }
 
 func TestReaderAllocatesNothing(t *testing.T) {

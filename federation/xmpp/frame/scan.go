@@ -55,9 +55,10 @@ type scanner struct {
 	ref    bool  // a reference stood in the value at hand
 	ns     bool  // the tag at hand needs a look at its namespaces
 
-	open  []name // of the open elements
-	attrs []attr // attributes of the tag at hand
-	bound []binding
+	open   []name // of the open elements
+	attrs  []attr // attributes of the tag at hand
+	spaces []int  // of these
+	bound  []binding
 	// ambient are prefixes that the stream header has bound. Only a top-level
 	// element that itself has such a prefix may use them: a stanza must stay
 	// whole when it moves to another stream.
