@@ -25,7 +25,8 @@ func Children(stanza []byte) iter.Seq[Child] {
 		if i < 0 || stanza[i-2] == '/' {
 			return
 		}
-		root := stanza[start:i]
+		var few [4]declaration // nearly always enough
+		root := declarations(few[:0], stanza[start:i])
 		for depth := 0; depth >= 0; {
 			open := bytes.IndexByte(stanza[i:], '<')
 			if open < 0 || i+open+1 == len(stanza) {
@@ -87,19 +88,48 @@ func after(b []byte, i int, mark string) int {
 	return i + n + len(mark)
 }
 
-// childOf reads a first tag within a root of which the attributes are given.
-func childOf(root, tag []byte) Child {
+// declaration binds a prefix, or where that is empty the default, to a namespace.
+type declaration struct{ prefix, space []byte }
+
+// declarations appends those of a first tag, of which the attributes are given.
+func declarations(dst []declaration, tag []byte) []declaration {
+	for {
+		key, value, n := nextAttr(tag)
+		if n == 0 || key == nil {
+			return dst
+		}
+		if prefix, ok := bytes.CutPrefix(key, xmlnsPrefix); ok {
+			dst = append(dst, declaration{prefix, unescape(value)})
+		} else if string(key) == "xmlns" {
+			dst = append(dst, declaration{nil, unescape(value)})
+		}
+		tag = tag[n:]
+	}
+}
+
+var xmlnsPrefix = []byte("xmlns:")
+
+// childOf reads a first tag within a root that declares namespaces.
+func childOf(root []declaration, tag []byte) Child {
 	end := skip(tag, 1, nameByte)
 	name := tag[1:end]
 	c := Child{Name: name, tag: tag[end:]}
-	prefix, key := "", "xmlns"
+	var prefix []byte
+	of, key := "", "xmlns"
 	if i := bytes.IndexByte(name, ':'); i >= 0 {
-		prefix, key, c.Name = "xmlns:", string(name[:i]), name[i+1:]
+		prefix, c.Name = name[:i], name[i+1:]
+		of, key = "xmlns:", string(prefix)
 	}
-	if c.Space = attrOf(c.tag, prefix, key); c.Space != nil {
+	if c.Space = attrOf(c.tag, of, key); c.Space != nil {
 		return c
 	}
-	if c.Space = attrOf(root, prefix, key); c.Space == nil && prefix == "" {
+	for _, d := range root {
+		if bytes.Equal(d.prefix, prefix) {
+			c.Space = d.space
+			return c
+		}
+	}
+	if prefix == nil {
 		c.Space = nsServer
 	}
 	return c

@@ -53,6 +53,23 @@ func TestChildren(t *testing.T) {
 	}
 }
 
+// The root's attributes are read once, however many children there are: references
+// make it visible, for what they stand for is written down anew each time.
+func TestRootIsReadOnce(t *testing.T) {
+	stanza := []byte("<message xmlns='jabber&#58;server' xmlns:p='urn&#58;p'>" + strings.Repeat("<a/><p:b/>", 1000) + "</message>")
+	children := 0
+	allocs := testing.AllocsPerRun(3, func() {
+		for c := range frame.Children(stanza) {
+			if string(c.Space) == "jabber:server" || string(c.Space) == "urn:p" {
+				children++
+			}
+		}
+	})
+	if children != 4*2000 || allocs > 10 {
+		t.Errorf("%d children in four runs, %v allocations in each", children, allocs)
+	}
+}
+
 // What was not checked may have any end, and must do no harm.
 func TestChildrenOfPieces(t *testing.T) {
 	whole := "<message a='b'><x y='z'>t<![CDATA[c]]></x><p:q/></message>"
