@@ -101,7 +101,7 @@ func (u *upstream) questions() []string {
 
 func TestForward(t *testing.T) {
 	u := startUpstream(t)
-	at := start(t, dns.Config{Upstream: []netip.AddrPort{netip.MustParseAddrPort("127.0.53.252:9"), u.addr}})
+	at := start(t, dns.Config{Upstream: []netip.AddrPort{netip.MustParseAddrPort("127.0.53.252:9"), u.addr}, UpstreamTimeout: patience})
 	for _, network := range []string{"udp", "tcp"} {
 		reply := ask(t, network, at, new(mdns.Msg).SetQuestion("Public.example.", mdns.TypeA))
 		if got := summary(reply); got != "NOERROR Public.example. 7 IN A 192.0.2.7" {
@@ -254,7 +254,7 @@ func (r *relay) addr() netip.AddrPort { return r.conn.LocalAddr().(*net.UDPAddr)
 // TestStopWhileForwarding: Run does not wait for upstream.
 func TestStopWhileForwarding(t *testing.T) {
 	u := startUpstream(t)
-	at, stop := startStoppable(t, dns.Config{Upstream: []netip.AddrPort{u.addr}})
+	at, stop := startStoppable(t, dns.Config{Upstream: []netip.AddrPort{u.addr}, UpstreamTimeout: time.Hour})
 	conn, err := mdns.Dial("udp", at.String())
 	if err != nil {
 		t.Fatal(err)
@@ -264,9 +264,5 @@ func TestStopWhileForwarding(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "the question to reach upstream", func() bool { return u.waiting.Load() == 1 })
-	began := time.Now()
-	stop()
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("Run took %v to end", took)
-	}
+	stop() // which is not for ever patient
 }

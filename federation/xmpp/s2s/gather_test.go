@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // linked returns two ends of a TCP connection; ours is as one from a local server.
@@ -35,6 +37,25 @@ func linked(t *testing.T) (ours *arrivals, far *net.TCPConn) {
 	return ours, conn.(*net.TCPConn)
 }
 
+// arrived waits until so many bytes can be read: the kernel hands on what is written to
+// loopback when it has the time.
+func (a *arrivals) arrived(t *testing.T, bytes int) {
+	t.Helper()
+	for late := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		var n int
+		var err error
+		if e := a.raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); e != nil || err != nil {
+			t.Fatal(e, err)
+		}
+		if n >= bytes {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatalf("%d bytes have arrived, want %d", n, bytes)
+		}
+	}
+}
+
 // TestGathering writes each stanza as a record of its own, as ejabberd does: those
 // that have arrived are read at once, and nobody waits for others.
 func TestGathering(t *testing.T) {
@@ -57,7 +78,8 @@ func TestGathering(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What was written to loopback is there.
+	const record = 5 + len("<message/>") + 1 + 16 // RFC 8446 §5.2: header, type and tag
+	below.arrived(t, stanzas*record)
 	if n, err := g.Read(buf); err != nil || string(buf[:n]) != strings.Repeat("<message/>", stanzas) {
 		t.Fatalf("read %q, %v", buf[:n], err)
 	}
@@ -94,6 +116,7 @@ func TestArrivals(t *testing.T) {
 	if _, err := io.WriteString(far, "x"); err != nil {
 		t.Fatal(err)
 	}
+	ours.arrived(t, 1)
 	if n, err := ours.Read(buf); n != 1 || err != nil {
 		t.Fatalf("with one byte there: %d bytes, %v", n, err)
 	}

@@ -112,7 +112,8 @@ func TestOutboundRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
-			g, h := f.streams(Limits{})
+			g, h := f.streams(Limits{Backoff: time.Hour})
+			g.failsForLong(t, "b.grid", "a.grid")
 			send(t, g, "1", "2")
 			d := f.accept()
 			d.play(c.script)

@@ -199,6 +199,19 @@ func couple(t testing.TB, gateway, server Config) (g, s *Streams, gh, sh *record
 	return start(t, gateway), start(t, server), gh, sh
 }
 
+// failsForLong has the pause after the next failure of a stream be as long as
+// Limits.Backoff, so that a test can look at it at leisure.
+func (s *Streams) failsForLong(t testing.TB, from, to string) {
+	t.Helper()
+	o, err := s.outbound(pair{from, to})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pause = s.limits.Backoff
+}
+
 func TestBothDirections(t *testing.T) {
 	one, other := openCA(t), openCA(t)
 	for name, c := range map[string]struct {
@@ -231,7 +244,10 @@ func TestBothDirections(t *testing.T) {
 }
 
 func TestNotTrusted(t *testing.T) {
-	g, s, gh, sh := couple(t, Config{CA: openCA(t), Servers: []Server{{}}}, Config{CA: openCA(t), Servers: []Server{{Dialback: true}}})
+	limits := Limits{Backoff: time.Hour}
+	g, s, gh, sh := couple(t, Config{CA: openCA(t), Servers: []Server{{}}, Limits: limits}, Config{CA: openCA(t), Servers: []Server{{Dialback: true}}, Limits: limits})
+	g.failsForLong(t, "b.grid", "a.grid")
+	s.failsForLong(t, "a.grid", "b.grid")
 	for from, try := range map[*Streams]func() error{
 		g: func() error { return g.Send(t.Context(), "b.grid", "a.grid", []byte("<message id='1'/>")) },
 		s: func() error { return s.Send(t.Context(), "a.grid", "b.grid", []byte("<message id='2'/>")) },
