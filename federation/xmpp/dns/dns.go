@@ -23,6 +23,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -51,6 +52,7 @@ type Config struct {
 type Responder struct {
 	cfg     Config
 	forward *forwarder // nil without upstream
+	strange rate.Sometimes
 }
 
 // New checks the configuration. It refuses to listen where others than this
@@ -71,7 +73,7 @@ func New(cfg Config) (*Responder, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Responder{cfg: cfg}
+	r := &Responder{cfg: cfg, strange: rate.Sometimes{First: 3, Interval: time.Minute}}
 	if len(cfg.Upstream) > 0 {
 		r.forward = newForwarder(cfg)
 	}
@@ -145,7 +147,13 @@ func (r *Responder) mayAsk(from net.Addr) bool {
 		return false
 	}
 	ip := addr.Addr().Unmap().WithZone("")
-	return slices.ContainsFunc(r.cfg.AllowFrom, func(p netip.Prefix) bool { return p.Contains(ip) })
+	if slices.ContainsFunc(r.cfg.AllowFrom, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		return true
+	}
+	r.strange.Do(func() {
+		r.cfg.Log.Warn("dns question dropped: its address is not one of the allowed sources (xmpp.allow_from)", "remote", from)
+	})
+	return false
 }
 
 // allowedReader reads packets of allowed sources: those of others are dropped

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -289,7 +291,11 @@ func TestIdleClients(t *testing.T) {
 }
 
 func TestOnlyAllowedSourcesAreAnswered(t *testing.T) {
-	at := start(t, dns.Config{AllowFrom: []netip.Prefix{netip.MustParsePrefix("127.0.7.0/24"), netip.MustParsePrefix("127.0.0.1/32")}})
+	log := &logged{}
+	at := start(t, dns.Config{
+		AllowFrom: []netip.Prefix{netip.MustParsePrefix("127.0.7.0/24"), netip.MustParsePrefix("127.0.0.1/32")},
+		Log:       slog.New(slog.NewTextHandler(log, nil)),
+	})
 	q := new(mdns.Msg).SetQuestion("_xmpp-server._tcp.b.grid.example.", mdns.TypeSRV)
 	from := func(network, ip string) (*mdns.Msg, error) {
 		c := mdns.Client{Net: network, Timeout: patience}
@@ -308,6 +314,10 @@ func TestOnlyAllowedSourcesAreAnswered(t *testing.T) {
 	}
 	if reply, err := from("tcp", "127.0.8.9"); err == nil {
 		t.Errorf("tcp, not allowed: %v", reply)
+	}
+	// Whoever configured it wrong can find that out.
+	if got := log.String(); !strings.Contains(got, "xmpp.allow_from") || !strings.Contains(got, "127.0.8.9") || strings.Contains(got, "127.0.7.9") {
+		t.Errorf("log: %s", got)
 	}
 	// What is not answered over UDP shows in that a later question of an allowed
 	// source is, while this socket has still nothing to read. Bad packets too.
@@ -338,6 +348,24 @@ func TestOnlyAllowedSourcesAreAnswered(t *testing.T) {
 	if n, err := stranger.Read(make([]byte, 512)); err == nil {
 		t.Errorf("udp, not allowed: %d bytes came back", n)
 	}
+}
+
+// logged is a log that can be read while it is written.
+type logged struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
 }
 
 func TestNewRefuses(t *testing.T) {
