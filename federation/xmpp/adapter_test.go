@@ -370,6 +370,41 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// An error is counted when it has reached somebody, not each time that it is tried.
+func TestBouncesAreCountedOnce(t *testing.T) {
+	w := &world{dir: federation.NewDirectory(), down: map[federation.GridID]bool{}, broken: true, store: errors.New("disk I/O error")}
+	w.publish(nil)
+	reg := prometheus.NewPedanticRegistry()
+	a, err := New(Config{Directory: w.dir, Metrics: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Connect(w, w, localFunc(w.toLocal))
+	bob := w.dir.Now().Peer("bob")
+	give := func() error {
+		return a.GiveBack(t.Context(), bob, lane.Item{Body: message(1, "alice@a.grid", "bob@b.grid")}, lane.ErrExpired)
+	}
+	answer := func() error {
+		_, err := a.hand(t.Context(), bob, []lane.Item{{Body: message(2, "bob@b.grid", "eve@nowhere.grid")}})
+		return err
+	}
+	for range 3 {
+		if give() == nil || answer() == nil {
+			t.Fatal("given to a server and a disk that take nothing")
+		}
+	}
+	w.broken, w.store = false, nil
+	if err := errors.Join(give(), answer()); err != nil {
+		t.Fatal(err)
+	}
+	got := gather(t, reg)
+	for _, name := range []string{"yggate_xmpp_bounced_total remote-server-timeout out bob", "yggate_xmpp_bounced_total not-allowed in bob"} {
+		if got[name] != 1 {
+			t.Errorf("%s is %v, want 1; all: %v", name, got[name], got)
+		}
+	}
+}
+
 // gather returns counters by name and label values.
 func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	families, err := reg.Gather()

@@ -64,8 +64,11 @@ func (a *Adapter) bounce(p *peer, top *frame.Top, stanza []byte, owner *federati
 	if !ok {
 		return nil
 	}
+	if err := put(reply{from: to, to: from, stanza: answer}); err != nil {
+		return err
+	}
 	a.metrics.bounced.WithLabelValues(p.label(owner), "out", c.condition).Inc()
-	return put(reply{from: to, to: from, stanza: answer})
+	return nil
 }
 
 // Failed implements s2s.Handler: what the local server could not be given goes

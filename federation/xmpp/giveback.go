@@ -25,19 +25,14 @@ func (a *Adapter) GiveBack(ctx context.Context, owner *federation.Peer, it lane.
 		a.metrics.expired.WithLabelValues(p.label(owner)).Inc()
 		return nil
 	}
-	var told reply
-	if err := a.bounce(p, &top, it.Body, owner, why, func(r reply) error { told = r; return nil }); err != nil {
-		return err
-	}
-	if told.stanza == nil {
+	return a.bounce(p, &top, it.Body, owner, why, func(r reply) error {
+		if !a.cfg.Directory.Now().Own(federation.XMPP, r.to) {
+			p.lost("error to a domain that is no longer this grid's", 1)
+			return nil
+		}
+		if _, err := a.local.Hand(ctx, r.from, r.to, r.stanza); err != nil {
+			return fmt.Errorf("tell a sender at %s: %w", r.to, err)
+		}
 		return nil
-	}
-	if !a.cfg.Directory.Now().Own(federation.XMPP, told.to) {
-		p.lost("error to a domain that is no longer this grid's", 1)
-		return nil
-	}
-	if _, err := a.local.Hand(ctx, told.from, told.to, told.stanza); err != nil {
-		return fmt.Errorf("tell a sender at %s: %w", told.to, err)
-	}
-	return nil
+	})
 }

@@ -175,7 +175,6 @@ func (p *peer) answer(ctx context.Context, from *federation.Peer, it *lane.Item,
 	if !ok {
 		return nil
 	}
-	p.a.metrics.bounced.WithLabelValues(p.label(from), "in", c.condition).Inc()
 	stored := make(chan error, 1)
 	err = p.a.outbox.Put(ctx, p.id, lane.Chat, func(err error) { stored <- err }, lane.Item{
 		ID: answerID(it.Source), Kind: federation.XMPP, Conv: convOf(r.from, r.to), Body: body,
@@ -194,6 +193,7 @@ func (p *peer) answer(ctx context.Context, from *federation.Peer, it *lane.Item,
 	if err != nil {
 		return fmt.Errorf("answer the sender: %w", err)
 	}
+	p.a.metrics.bounced.WithLabelValues(p.label(from), "in", c.condition).Inc()
 	return nil
 }
 
