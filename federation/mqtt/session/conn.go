@@ -175,15 +175,17 @@ func (s *Session) inspect(c *conn, now time.Time) error {
 	if c.keepAlive == 0 {
 		return nil
 	}
-	if at := c.pinged.Load(); at != 0 {
-		if now.Sub(time.Unix(0, at)) > c.keepAlive/2 && !c.paused.Load() {
+	paused, at := c.paused.Load(), c.pinged.Load() // in this order: gate sets them the other way round
+	if at != 0 && !paused {
+		if now.Sub(time.Unix(0, at)) > c.keepAlive/2 {
 			return errors.New("the broker does not answer pings")
 		}
 		return nil
 	}
 	// Half the time, so that a ping and its answer fit into it.
 	quiet := func(at int64) bool { return now.Sub(time.Unix(0, at)) >= c.keepAlive/2 }
-	if quiet(c.said.Load()) || quiet(c.heard.Load()) {
+	// While nothing is read the answer is not seen; the broker is to hear of us all the same.
+	if quiet(c.said.Load()) || !paused && quiet(c.heard.Load()) {
 		c.pinged.Store(now.UnixNano())
 		return c.send(func(e encoder) error { e.ping(); return nil })
 	}

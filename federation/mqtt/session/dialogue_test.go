@@ -72,10 +72,16 @@ type dialogue struct {
 	answered chan map[string]error
 }
 
-func (d *dialogue) Arrive(_ context.Context, m *Message, ack func(error)) { d.got <- m; ack(nil) }
-func (d *dialogue) Up(Info)                                               {}
-func (d *dialogue) Down(error)                                            {}
-func (d *dialogue) Subscribed(refused map[string]error)                   { d.answered <- refused }
+func (d *dialogue) Arrive(_ context.Context, m *Message, ack func(error)) {
+	select {
+	case d.got <- m:
+	case <-d.t.Context().Done(): // the test has failed
+	}
+	ack(nil)
+}
+func (d *dialogue) Up(Info)                             {}
+func (d *dialogue) Down(error)                          {}
+func (d *dialogue) Subscribed(refused map[string]error) { d.answered <- refused }
 
 func newDialogue(t *testing.T, cfg Config) *dialogue {
 	d := &dialogue{t: t, conns: make(chan net.Conn), done: map[string]chan error{}, got: make(chan *Message, 4096), answered: make(chan map[string]error, 64)}
@@ -272,4 +278,15 @@ func TestDialogues(t *testing.T) {
 			newDialogue(t, c.cfg).play(c.script)
 		})
 	}
+}
+
+// A connection that is not read, because too much is unacknowledged, is kept alive all
+// the same: the broker would take the session for dead, and publish its will.
+func TestKeptAliveUnread(t *testing.T) {
+	d := newDialogue(t, Config{KeepAlive: time.Second, ReceiveMaximum: 1})
+	d.got = make(chan *Message) // the handler waits
+	d.play("accept\n< 10*\n> 20 03 01 00 00\n> 32 06 00 01 74 00 07 00\n> 32 06 00 01 74 00 08 00\n" + strings.Repeat("< c0 00\n", 4))
+	<-d.got
+	<-d.got
+	d.play("< 40 02 00 07\n< 40 02 00 08\n> d0 00\n< c0 00\n> d0 00")
 }
