@@ -143,3 +143,17 @@ func TestRate(t *testing.T) {
 		t.Errorf("%d of 1000 arrived at 10 a second", got)
 	}
 }
+
+// What a peer that is away has no room for is compared when it is back, and not again and
+// again until then.
+func TestOverflowOfRetainedWhileAway(t *testing.T) {
+	w := full(t, federation.OverflowDropNewest)
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("x/kept", "1", 1, true)
+	w.quietBut(t, "a")
+	if read, err := a.adapter.peer(b.id).compareOnce(t.Context()); read || err != nil {
+		t.Errorf("compared with a peer that is away: %v, %v", read, err)
+	}
+	w.link("a", "b", true)
+	eventually(t, "it is retained in the end", func() bool { return b.broker.holds("#")["x/kept"] == "1" })
+}

@@ -20,9 +20,9 @@ import (
 // Retained messages. The store has, for each peer and topic, a hash of what the peer
 // was last told that the topic holds. Whenever something may have been missed (the
 // broker or the link comes up, exports change, an item is given up) all that the broker
-// retains is compared with that, and the differences are sent: as messages that say
-// that they are not new (flagState), and empty ones for topics that hold nothing any
-// more.
+// retains is compared with that, once both are up, and the differences are sent: as
+// messages that say that they are not new (flagState), and empty ones for topics that
+// hold nothing any more.
 //
 // A peer says, when its link and its broker come up, what it imports, as a digest. When
 // that has changed since, it is told everything anew.
@@ -167,8 +167,8 @@ type told struct {
 // compareOnce sends what differs; read says whether the broker was asked for it.
 func (p *peer) compareOnce(ctx context.Context) (read bool, err error) {
 	r := p.rules()
-	if r == nil || !p.a.connected.Load() { // once it is
-		return false, nil
+	if r == nil || !p.a.connected.Load() || !p.isUp() {
+		return false, nil // once they are: what is given up meanwhile would be so again and again
 	}
 	p.beginCompare()
 	defer p.endCompare()
