@@ -213,6 +213,20 @@ func (p *peer) giveUp(o *outgoing, reason string) {
 	o.done(nil)
 }
 
+// failed ends the way of items that were not stored. The broker gives them again, but not
+// those at QoS 0: what is retained is compared.
+func (p *peer) failed(batch []*outgoing, err error) {
+	p.mu.Lock()
+	p.endedLocked(batch[len(batch)-1])
+	p.mu.Unlock()
+	if slices.ContainsFunc(batch, func(o *outgoing) bool { return o.retained != nil }) {
+		p.reconcile()
+	}
+	for _, o := range batch {
+		o.done(err)
+	}
+}
+
 // next waits for items.
 func (p *peer) next(ctx context.Context, q *pending, wake chan struct{}) []*outgoing {
 	for ctx.Err() == nil {
@@ -341,9 +355,7 @@ func (p *peer) put(ctx context.Context, batch []*outgoing) (ended int) {
 			return len(batch)
 		case !errors.Is(err, lane.ErrFull):
 			p.a.log.Warn("messages for a peer cannot be stored; the broker keeps them", "peer", p.name(), "count", len(rest), "err", err)
-			for _, o := range rest {
-				o.done(err)
-			}
+			p.failed(rest, err)
 			return len(batch)
 		case len(rest) > 1:
 			half := rest[:len(rest)/2]

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -216,12 +217,31 @@ func TestRetainedExpiredAtOnce(t *testing.T) {
 	eventually(t, "it crosses after all", func() bool { return b.broker.holds("#")["state/1"] == "one" })
 }
 
+// The same where the disk failed: at QoS 0 the broker does not give it again.
+func TestRetainedNotStored(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a, b := w.grids["a"], w.grids["b"]
+	a.broker.client("state/0", "zero", 1, true)
+	eventually(t, "the first one crosses", func() bool { return b.broker.holds("#")["state/0"] == "zero" })
+	set := func(err error) {
+		a.wire.mu.Lock()
+		defer a.wire.mu.Unlock()
+		a.wire.broken = err
+	}
+	set(errors.New("the disk is full"))
+	a.broker.client("state/1", "one", 0, true)
+	eventually(t, "it fails", func() bool { return a.broker.unacked() == 0 })
+	set(nil)
+	eventually(t, "it crosses after all", func() bool { return b.broker.holds("#")["state/1"] == "one" })
+}
+
 // Whatever has ended, in whichever way, is compared from then on: a comparison does not
 // leave it to what is being stored.
 func TestRetainedEnded(t *testing.T) {
 	for name, end := range map[string]func(p *peer, o *outgoing){
 		"stored":            func(p *peer, o *outgoing) { p.stored(t.Context(), []*outgoing{o}) },
 		"given up":          func(p *peer, o *outgoing) { p.giveUp(o, "full") },
+		"not stored":        func(p *peer, o *outgoing) { p.failed([]*outgoing{o}, errors.New("the disk is full")) },
 		"given back before": func(p *peer, o *outgoing) { p.comesBack(o.topic); p.stored(t.Context(), []*outgoing{o}) },
 	} {
 		w := newWorld(t, names(), pair(nil, nil))

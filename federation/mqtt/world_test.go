@@ -319,6 +319,8 @@ type wire struct {
 	busy  map[federation.GridID]bool
 	// early, when set, is given back before its Put is told that it is stored.
 	early func(lane.Item) bool
+	// broken, when set, is why nothing is stored.
+	broken error
 }
 
 func newWire(g *grid) *wire {
@@ -342,6 +344,9 @@ func (w *wire) Put(ctx context.Context, peer federation.GridID, name lane.Name, 
 	switch {
 	case name != lane.MQTT:
 		return lane.ErrUnknownLane
+	case w.broken != nil:
+		stored(w.broken)
+		return nil
 	case len(w.queue[peer])+len(items) > w.quota:
 		stored(lane.ErrFull)
 		return nil
