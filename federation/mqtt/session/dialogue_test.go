@@ -2,6 +2,7 @@ package session
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -289,4 +290,36 @@ func TestKeptAliveUnread(t *testing.T) {
 	<-d.got
 	<-d.got
 	d.play("< 40 02 00 07\n< 40 02 00 08\n> d0 00\n< c0 00\n> d0 00")
+}
+
+// A retained message for which there was no room is missed: the handler is told that it
+// has to look again, after all that came before.
+func TestRetainedDropped(t *testing.T) {
+	d := newDialogue(t, Config{})
+	d.got = make(chan *Message) // the handler waits
+	d.play("accept\n< 10*\n> 20 03 01 00 00\nsubscribe a\n< 82*\n> 90 04 00 01 00 00\nsubscribed")
+	const n = 12
+	for range n {
+		var buf bytes.Buffer
+		if err := (encoder{V5, &buf}).publish(&Message{Topic: "a", Payload: make([]byte, most0In/10), Retain: true}, 0, false, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.conn.Write(buf.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.play("> 62 02 00 09\n< 70 03 00 09 92") // all is taken or dropped
+	for given := 0; ; given++ {
+		select {
+		case <-d.got:
+			continue
+		case <-d.answered:
+			if given >= n || given < 9 {
+				t.Errorf("told after %d of %d", given, n)
+			}
+		case <-time.After(patience):
+			t.Error("not told")
+		}
+		break
+	}
 }

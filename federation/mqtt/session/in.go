@@ -120,6 +120,7 @@ func (s *Session) arrive(c *conn, p *packet) error {
 		m.UID = s.in.nextUID()
 		if !s.inbox.put(event{m: m}) {
 			s.metrics.dropped.Inc()
+			s.missed(c, m)
 		}
 		return nil
 	}
@@ -130,6 +131,14 @@ func (s *Session) arrive(c *conn, p *packet) error {
 		return s.arrive1(c, p)
 	}
 	return s.arrive2(c, p)
+}
+
+// missed tells the handler once more of the subscriptions, behind all that waits for it,
+// when a retained message was dropped.
+func (s *Session) missed(c *conn, m *Message) {
+	if m.Retain && c.subs.told && !s.inbox.stands() {
+		s.stand(c, true)
+	}
 }
 
 // gate holds the reading of a connection up while more is unacknowledged than

@@ -52,6 +52,13 @@ func (b *inbox) put(e event) bool {
 	return true
 }
 
+// stands says whether the last thing that waits is that all subscriptions are answered.
+func (b *inbox) stands() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.events) > 0 && b.events[len(b.events)-1].subs != nil
+}
+
 // drop takes out what the broker gives again, at the end of a connection.
 func (b *inbox) drop() {
 	b.mu.Lock()

@@ -107,8 +107,9 @@ type Handler interface {
 	// Down is told why a connection ended that Up was told of.
 	Down(err error)
 	// Subscribed is told that the broker has answered all subscriptions, once after
-	// Up and again after each change: from now on what they are about arrives. refused
-	// has the filters of those that it did not take, each with a *Refused.
+	// Up and again after each change: from now on what they are about arrives. It is told
+	// so again when a retained message at QoS 0 had to be dropped. refused has the filters
+	// of those that the broker did not take, each with a *Refused.
 	Subscribed(refused map[string]error)
 }
 
