@@ -272,7 +272,9 @@ func TestDialogues(t *testing.T) {
 		"shared, and the broker has none":       {Config{}, "accept\n< 10*\n> 20 05 01 00 02 2a 00\nsubscribe $share/g/a b\n< 82 .. 00 01 00 00 01 62 00\n> 90 04 00 01 00 00\nsubscribed $share/g/a"},
 		"shared, with 3.1.1":                    {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe $share/g/a\nsubscribed $share/g/a"},
 		"answered once, though there were more": {Config{}, resumed + "subscribe a\n< 82 .. 00 01 00 00 01 61 00\nsubscribe a b\n< 82 .. 00 02 00 00 01 62 00\n> 90 04 00 02 00 00\n> 90 04 00 01 00 00\nsubscribed"},
-		"fresh session":                         {Config{Journal: &memory{st: State{In: map[uint16]InState{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
+		"a wider filter takes the place of another": {Config{}, resumed + "subscribe a/b\n< 82 .. 00 01 00 00 03 61 2f 62 00\n> 90 04 00 01 00 00\nsubscribed\n" +
+			"disk off\nsubscribe a/#\n> 62 02 00 09\ndisk on\n< 82 .. 00 02 00 00 03 61 2f 23 00\n< a2 .. 00 03 00 00 03 61 2f 62\n< 70 03 00 09 92\n> 90 04 00 02 00 00\n> b0 04 00 03 00 00\nsubscribed"},
+		"fresh session": {Config{Journal: &memory{st: State{In: map[uint16]InState{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -131,20 +131,12 @@ func (s *Session) syncSubscriptions(c *conn) {
 
 // ask brings the broker's subscriptions in line with what is wanted. With MQTT 5
 // each connection subscribes anew, which a broker that was restored from an older
-// state may need; with 3.1.1 that would have it send all retained messages again.
+// state may need; with 3.1.1 that would have it send all retained messages again. What is
+// not wanted any more goes last: a filter that takes the place of another is there first,
+// and nothing is missed in between.
 func (s *Session) ask(c *conn) {
 	if s.subs.wanted == nil {
 		return // what an earlier life subscribed to stays until it is known what is wanted
-	}
-	var drop []string
-	for f := range s.subs.known {
-		if _, ok := s.subs.wanted[f]; !ok {
-			drop = append(drop, f)
-		}
-	}
-	slices.Sort(drop)
-	for some := range slices.Chunk(drop, filtersAtOnce) {
-		s.unsubscribe(c, some)
 	}
 	var add []Subscription
 	for _, f := range slices.Sorted(maps.Keys(s.subs.wanted)) {
@@ -164,6 +156,16 @@ func (s *Session) ask(c *conn) {
 	}
 	for some := range slices.Chunk(add, filtersAtOnce) {
 		s.subscribe(c, some)
+	}
+	var drop []string
+	for f := range s.subs.known {
+		if _, ok := s.subs.wanted[f]; !ok {
+			drop = append(drop, f)
+		}
+	}
+	slices.Sort(drop)
+	for some := range slices.Chunk(drop, filtersAtOnce) {
+		s.unsubscribe(c, some)
 	}
 	s.stand(c, false)
 }
@@ -228,11 +230,19 @@ func (s *Session) subscribe(c *conn, subs []Subscription) {
 	}, changes...)
 }
 
+// unsubscribe sends UNSUBSCRIBE, behind the SUBSCRIBEs that wait for the disk.
 func (s *Session) unsubscribe(c *conn, filters []string) {
 	for _, f := range filters {
 		delete(c.subs.asked, f)
 	}
-	s.request(c, &request{filters: filters})
+	s.diary.add(func() {
+		s.mu.Lock()
+		defer s.unlock()
+		still := slices.DeleteFunc(slices.Clone(filters), func(f string) bool { _, again := c.subs.asked[f]; return again })
+		if s.conn == c && len(still) > 0 {
+			s.request(c, &request{filters: still})
+		}
+	})
 }
 
 func (s *Session) request(c *conn, r *request) {

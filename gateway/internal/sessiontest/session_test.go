@@ -143,6 +143,64 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// TestOtherFilter has a filter take the place of another, again and again, while messages
+// come that both match.
+func TestOtherFilter(t *testing.T) {
+	m := broker(t, peertest.MosquittoConfig{})
+	for _, version := range []byte{session.V5, session.V311} {
+		a, b := newClient(t, m, fmt.Sprint("a", version)), newClient(t, m, fmt.Sprint("b", version))
+		a.cfg.Version, b.cfg.Version = version, version
+		a.up()
+		b.up()
+		b.subscribe("lane/a")
+		stop, sent, failed := make(chan struct{}), make(chan int, 1), make(chan error, 1)
+		go func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					sent <- i
+					return
+				default:
+				}
+				if err := a.s.Publish(t.Context(), fmt.Sprint("key ", i), &session.Message{Topic: "lane/a", Payload: fmt.Append(nil, i), QoS: 2}); err != nil {
+					failed <- err
+					return
+				}
+			}
+		}()
+		for i := range 20 {
+			b.mu.Lock()
+			before := len(b.refused)
+			b.mu.Unlock()
+			if err := b.s.SetSubscriptions([]session.Subscription{{Filter: []string{"lane/#", "lane/a"}[i%2], QoS: 2}}); err != nil {
+				t.Fatal(err)
+			}
+			b.await("answer", func() bool { return len(b.refused) > before })
+		}
+		close(stop)
+		n := 0
+		select {
+		case n = <-sent:
+		case err := <-failed:
+			t.Fatal(err)
+		}
+		a.publish("last", &session.Message{Topic: "lane/a", Payload: []byte("last"), QoS: 2})
+		different := func() map[string]bool {
+			got := map[string]bool{}
+			for _, m := range b.messages() {
+				got[string(m.Payload)] = true
+			}
+			return got
+		}
+		b.await("the last message", func() bool { return different()["last"] })
+		b.kill()
+		if got := len(different()); got != n+1 {
+			t.Errorf("version %d: %d of %d arrived", version, got, n+1)
+		}
+		a.kill()
+	}
+}
+
 // TestFlowControl sends far more than a broker takes at a time, and large ones.
 func TestFlowControl(t *testing.T) {
 	m := broker(t, peertest.MosquittoConfig{NoPersistence: true, Lines: []string{"max_inflight_messages 3", "max_packet_size 2000", "retain_available false"}})
