@@ -348,6 +348,32 @@ func TestBrokerRefuses(t *testing.T) {
 	}
 }
 
+// What a peer sends that no broker may be given, such as a content type with NUL, does not
+// come again and again in the way of others.
+func TestInvalidProperties(t *testing.T) {
+	w := newWorld(t, names(), pair(nil, rulesOf(rule("#", "in/"))))
+	a, b := w.grids["a"], w.grids["b"]
+	b.broker.mu.Lock()
+	b.broker.invalid = func(m *session.Message) error {
+		if m.ContentType != "" {
+			return fmt.Errorf("publish: %w", &session.Refused{What: "publish", Code: 0x90, Text: "content type: has a NUL"})
+		}
+		return nil
+	}
+	b.broker.mu.Unlock()
+	item := func(source, contentType string) lane.Item {
+		e := envelope{Topic: "x", QoS: 1, Path: []string{string(a.id)}, ContentType: contentType}
+		return lane.Item{Kind: federation.MQTT, Source: source, Body: must(e.encode())}
+	}
+	items := []lane.Item{item("1.1", ""), item("1.2", "a\x00"), item("1.3", "")}
+	if n, err := b.hand(t.Context(), b.peerOf("a"), items); n != 3 || err != nil {
+		t.Errorf("%d settled, %v", n, err)
+	}
+	if got := b.broker.got("in/x"); len(got) != 2 {
+		t.Errorf("published %v", got)
+	}
+}
+
 // A peer that lies about its way, or sends what is no message, gets nothing across.
 func TestHostileItems(t *testing.T) {
 	w := newWorld(t, names(), pair(nil, rulesOf(rule("#", "in/"))))

@@ -67,8 +67,13 @@ func (h *handing) send(ctx context.Context, i int, it *lane.Item, m *session.Mes
 			h.end(i, err)
 		})
 	}
-	if err != nil {
-		h.a.order.leave(topic)
+	if err == nil {
+		return nil
+	}
+	h.a.order.leave(topic)
+	if h.a.taken(h.from, err) { // it is none that any broker would take
+		h.end(i, nil)
+		return nil
 	}
 	return err
 }

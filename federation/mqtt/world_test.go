@@ -159,6 +159,7 @@ type broker struct {
 	hidden    string // a filter that Snapshot is refused
 	slow2     bool   // messages at QoS 2 go after those that are sent a moment later
 	refuse    func(*session.Message) error
+	invalid   func(*session.Message) error // what Send itself says
 	acked     int
 	nacked    int
 	given     int // to the adapter, to be acknowledged
@@ -181,8 +182,13 @@ func (b *broker) Begun(string) bool { return false }
 
 func (b *broker) Send(_ context.Context, _ string, m *session.Message, done func(error)) error {
 	b.mu.Lock()
-	refuse, slow := b.refuse, b.slow2
+	refuse, slow, invalid := b.refuse, b.slow2, b.invalid
 	b.mu.Unlock()
+	if invalid != nil {
+		if err := invalid(m); err != nil {
+			return err
+		}
+	}
 	if slow && m.QoS == 2 { // it is written down before it is sent
 		go func() {
 			time.Sleep(5 * time.Millisecond)
