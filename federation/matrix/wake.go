@@ -139,11 +139,8 @@ func (w *wakes) run(ctx context.Context) error {
 	defer w.client.CloseIdleConnections()
 	g, ctx := errgroup.WithContext(ctx)
 	w.mu.Lock()
-	w.start = func(k *wake) { g.Go(func() error { k.run(ctx); return nil }) }
-	for _, k := range w.peers {
-		w.start(k)
-	}
-	w.mu.Unlock()
+	// First, and under the lock, so that something runs in g as long as there is start:
+	// only then may it be added to beside its Wait.
 	g.Go(func() error {
 		<-ctx.Done()
 		w.mu.Lock()
@@ -151,6 +148,11 @@ func (w *wakes) run(ctx context.Context) error {
 		w.mu.Unlock()
 		return nil
 	})
+	w.start = func(k *wake) { g.Go(func() error { k.run(ctx); return nil }) }
+	for _, k := range w.peers {
+		w.start(k)
+	}
+	w.mu.Unlock()
 	return g.Wait()
 }
 

@@ -296,6 +296,32 @@ func TestPeersWake(t *testing.T) {
 	}
 }
 
+// TestLinkUpWhileWakesBegin: whoever finds that wakes run may add to what they wait for.
+// It is the race detector that sees a fault.
+func TestLinkUpWhileWakesBegin(t *testing.T) {
+	s := newSide(t)
+	for range 300 {
+		w := newWakes(s.a.out)
+		ctx, cancel := context.WithCancel(t.Context())
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			if err := w.run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		ended.Go(func() {
+			for runs := false; !runs; { // at once, or it is no race
+				w.mu.Lock()
+				runs = w.start != nil
+				w.mu.Unlock()
+			}
+			w.up("a-peer")
+			cancel()
+		})
+		ended.Wait()
+	}
+}
+
 func TestAliasLookup(t *testing.T) {
 	for raw, want := range map[string]string{
 		"/_matrix/federation/v1/query/directory?room_alias=%23yggate-wake-x%3Ab.grid":         "#yggate-wake-x:b.grid",
