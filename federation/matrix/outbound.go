@@ -256,6 +256,8 @@ func (x *exchange) noAnswer(err error) *mautrix.RespError {
 	case errors.Is(err, errTooLarge):
 		return x.tooLarge()
 	case errors.Is(err, federation.ErrPeerDown):
+		// Of the link itself, or of its connection for live requests alone.
+		x.o.wakes.trouble(x.peer.ID, x.name)
 		return respond(errPeerDown, "the gateway of "+x.peer.Name+", who holds "+x.name+", cannot be reached now")
 	case errors.Is(err, link.ErrBusy):
 		e := tooMany(time.Second, "too many requests to "+x.peer.Name+" are under way")
@@ -263,6 +265,7 @@ func (x *exchange) noAnswer(err error) *mautrix.RespError {
 	case errors.Is(err, link.ErrHeaderTooLarge):
 		return respond(mautrix.MTooLarge.WithStatus(http.StatusRequestHeaderFieldsTooLarge), "the header of the request is too large")
 	}
+	x.o.wakes.trouble(x.peer.ID, x.name)
 	x.o.log.Warn("a request to a peer failed on its way", "peer", x.peer.Name, "server", x.name, "endpoint", x.target.endpoint, "err", err)
 	return respond(errHomeserver, "the request to "+x.peer.Name+" failed on its way")
 }
@@ -293,6 +296,7 @@ func (x *exchange) pass(res *http.Response) *mautrix.RespError {
 		// The status is out: only a broken connection says that the rest is missing.
 		x.o.log.Debug("an answer of a peer broke off", "peer", x.peer.Name, "endpoint", x.target.endpoint, "err", err)
 		x.o.metrics.broken.WithLabelValues(x.peer.Name).Inc()
+		x.o.wakes.trouble(x.peer.ID, x.name)
 		panic(http.ErrAbortHandler)
 	}
 	return nil

@@ -168,8 +168,12 @@ func (w *wakes) trouble(peer federation.GridID, name string) {
 	}
 	k.mu.Lock()
 	for n, s := range k.names {
-		if (name == "" || n == name) && s.left == 0 {
+		switch {
+		case name != "" && n != name:
+		case s.left == 0:
 			s.left, s.due = 1, time.Now().Add(w.pace.trouble)
+		default:
+			s.again = true
 		}
 	}
 	k.mu.Unlock()
@@ -244,6 +248,8 @@ type waking struct {
 	// Of the lookup under way: it has come back to this gateway as a request, and
 	// the far server has answered that.
 	seen, reached bool
+	// again: the server has failed since that began, and maybe after it was reached.
+	again bool
 }
 
 // run looks up what is due until the link or the process ends.
@@ -323,7 +329,7 @@ func (k *wake) try(ctx context.Context, name string) {
 	defer k.w.places.Release(1)
 	k.mu.Lock()
 	s := k.names[name]
-	s.seen, s.reached = false, false
+	s.seen, s.reached, s.again = false, false, false
 	k.mu.Unlock()
 	status, err := k.w.lookUp(ctx, name)
 	if ctx.Err() != nil {
@@ -335,6 +341,9 @@ func (k *wake) try(ctx context.Context, name string) {
 	log := k.w.o.log.With("peer", k.peerName(), "server", name)
 	if s.reached {
 		s.left, s.due, s.wait, s.last, s.why = s.left-1, now.Add(k.w.pace.again), k.w.pace.min, now, ""
+		if s.left == 0 && s.again {
+			s.left, s.due = 1, now.Add(k.w.pace.trouble)
+		}
 		k.w.o.metrics.wakes.WithLabelValues(k.peerName(), "reached").Inc()
 		log.Debug("the homeserver has spoken to the peer's")
 		return

@@ -196,15 +196,81 @@ func TestWakeAfterTrouble(t *testing.T) {
 	eventually(t, "another lookup", func() bool { return log.count() == 2 })
 }
 
+// TestWakeAfterTroubleOnTheWay: a request is lost while the link stays up, as when its
+// connection for live requests breaks. The homeserver backs off for that, too.
+func TestWakeAfterTroubleOnTheWay(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(s *side)
+		mend  func(s *side)
+	}{
+		"no connection": {func(s *side) { s.links.down(federation.ErrPeerDown) }, func(s *side) { s.links.up() }},
+		"a fault":       {func(s *side) { s.links.down(errors.New("stream reset")) }, func(s *side) { s.links.up() }},
+		"half an answer": {func(s *side) {
+			s.links.serve(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.Header.Get(headerTarget), wakePrefix) {
+					farAliasUnknown(w, r)
+					return
+				}
+				io.WriteString(w, "half of it")
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			})
+		}, func(*side) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSide(t)
+			log := s.looksUp(s.client(false))
+			s.links.serve(farAliasUnknown)
+			s.a.PeerUp(s.bob.ID)
+			eventually(t, "the first lookup", func() bool { return log.count() == 1 && !s.wakeOf("b.grid").Reached.IsZero() })
+			s.settle("b.grid")
+			before := s.wakeOf("b.grid").Reached
+			c.spoil(s)
+			res, err := s.client(false).Get("https://b.grid/_matrix/federation/v1/version")
+			if err == nil {
+				if _, err = io.ReadAll(res.Body); err == nil && res.StatusCode < 500 {
+					t.Errorf("answered %s", res.Status)
+				}
+				res.Body.Close()
+			}
+			c.mend(s)
+			eventually(t, "another lookup", func() bool { return s.wakeOf("b.grid").Reached.After(before) })
+		})
+	}
+}
+
+// TestWakeAfterTroubleBeside: a server fails while the last lookup is on its way back. What
+// the homeserver hears last may be the failure.
+func TestWakeAfterTroubleBeside(t *testing.T) {
+	s := newSide(t)
+	s.links.serve(farAliasUnknown)
+	inner := s.looksUp(s.client(false))
+	lookUp := *s.hs.handler.Load()
+	s.hs.serve(func(w http.ResponseWriter, r *http.Request) {
+		if inner.count() == 0 { // it has to be the last
+			s.left("b.grid", 1)
+		}
+		lookUp(w, r)
+		if inner.count() == 1 {
+			s.a.out.wakes.trouble(s.bob.ID, "b.grid")
+		}
+	})
+	s.a.PeerUp(s.bob.ID)
+	eventually(t, "another lookup", func() bool { return inner.count() == 2 })
+}
+
 // settle has nothing left to do for a name.
-func (s *side) settle(name string) {
+func (s *side) settle(name string) { s.left(name, 0) }
+
+// left has so many lookups left to do for a name.
+func (s *side) left(name string, n int) {
 	w := s.a.out.wakes
 	w.mu.Lock()
 	k := w.peers[s.bob.ID]
 	w.mu.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.names[name].left = 0
+	k.names[name].left = n
 }
 
 // TestWakeAliasIsSecret: nobody but the gateway gets the answer that is made up.
