@@ -86,7 +86,8 @@ type keyring struct {
 type serverKeys struct {
 	row     store.MatrixKeys
 	fetches *rate.Limiter
-	failed  error // the last fetch has
+	fetched uint64 // how often a fetch has ended
+	failed  error  // the last one has
 }
 
 func newKeyring(cfg *Config, log *slog.Logger, m *inMetrics) (*keyring, error) {
@@ -105,25 +106,25 @@ func newServerKeys(row store.MatrixKeys) *serverKeys {
 	return &serverKeys{row: row, fetches: rate.NewLimiter(rate.Every(keyPause), keyBurst)}
 }
 
-// get returns a key of a server that a peer holds. The errors are M_UNAUTHORIZED
-// where the server has no such key, and M_UNKNOWN (502, 504) where it cannot be
-// asked.
-func (k *keyring) get(ctx context.Context, peer *federation.Peer, server string, key id.KeyID) (id.SigningKey, *mautrix.RespError) {
-	if v := k.known(peer.ID, server, key); v != "" {
-		return v, nil
+// get returns a key of a server that a peer holds, and for renew how often the server
+// has been asked by then. The errors are M_UNAUTHORIZED where the server has no such
+// key, and M_UNKNOWN (502, 504) where it cannot be asked.
+func (k *keyring) get(ctx context.Context, peer *federation.Peer, server string, key id.KeyID) (v id.SigningKey, seen uint64, e *mautrix.RespError) {
+	if v, seen = k.known(peer.ID, server, key); v != "" {
+		return v, seen, nil
 	}
-	return k.renew(ctx, peer, server, key)
+	return k.renew(ctx, peer, server, key, seen)
 }
 
-// known returns a key that is valid now, or "".
-func (k *keyring) known(peer federation.GridID, server string, key id.KeyID) id.SigningKey {
+// known returns a key that is valid now, or "", and how often the server has been asked.
+func (k *keyring) known(peer federation.GridID, server string, key id.KeyID) (v id.SigningKey, seen uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.serverLocked(peer, server)
 	if !k.now().Before(s.row.ValidUntil) {
-		return ""
+		return "", s.fetched
 	}
-	return id.SigningKey(s.row.Keys[string(key)])
+	return id.SigningKey(s.row.Keys[string(key)]), s.fetched
 }
 
 // serverLocked returns what is known of a server that a peer holds.
@@ -161,12 +162,12 @@ func (k *keyring) forget(server, peer string) {
 	}
 }
 
-// renew asks a server for its keys, if it was not asked a moment ago, and returns
-// one of them. Callers at the same time share one fetch, which goes on when they
-// leave.
-func (k *keyring) renew(ctx context.Context, peer *federation.Peer, server string, key id.KeyID) (id.SigningKey, *mautrix.RespError) {
-	done := k.flight.DoChan(server+" "+string(peer.ID), func() (any, error) {
-		return nil, k.refresh(context.WithoutCancel(ctx), peer, server)
+// renew asks a server for its keys, if it was not asked a moment ago, nor since the caller
+// looked, and returns one of them as get does. Callers at the same time share one fetch,
+// which goes on when they leave.
+func (k *keyring) renew(ctx context.Context, peer *federation.Peer, server string, key id.KeyID, seen uint64) (id.SigningKey, uint64, *mautrix.RespError) {
+	done := k.flight.DoChan(fmt.Sprint(server, " ", peer.ID, " ", seen), func() (any, error) {
+		return nil, k.refresh(context.WithoutCancel(ctx), peer, server, seen)
 	})
 	var err error
 	select {
@@ -176,24 +177,25 @@ func (k *keyring) renew(ctx context.Context, peer *federation.Peer, server strin
 		err = ctx.Err()
 	}
 	if err == nil {
-		if v := k.known(peer.ID, server, key); v != "" {
-			return v, nil
+		v, seen := k.known(peer.ID, server, key)
+		if v != "" {
+			return v, seen, nil
 		}
-		return "", respond(mUnauthorized, fmt.Sprintf("%s has no key %.80q", server, key))
+		return "", seen, respond(mUnauthorized, fmt.Sprintf("%s has no key %.80q", server, key))
 	}
 	e := errHomeserver
 	if errors.Is(err, federation.ErrPeerDown) || errors.Is(err, context.DeadlineExceeded) {
 		e = errPeerDown
 	}
-	return "", respond(e, "the keys of "+server+" cannot be had now: "+err.Error())
+	return "", seen, respond(e, "the keys of "+server+" cannot be had now: "+err.Error())
 }
 
 // refresh fetches the keys of a server, unless that was done or has failed a moment
-// ago: then it returns the error, if any, of that time.
-func (k *keyring) refresh(ctx context.Context, peer *federation.Peer, server string) error {
+// ago, or since the caller looked: then it returns the error, if any, of that time.
+func (k *keyring) refresh(ctx context.Context, peer *federation.Peer, server string, seen uint64) error {
 	k.mu.Lock()
 	s := k.serverLocked(peer.ID, server)
-	if !s.fetches.AllowN(k.now(), 1) {
+	if s.fetched != seen || !s.fetches.AllowN(k.now(), 1) {
 		defer k.mu.Unlock()
 		return s.failed
 	}
@@ -212,6 +214,7 @@ func (k *keyring) refresh(ctx context.Context, peer *federation.Peer, server str
 func (k *keyring) take(ctx context.Context, peer *federation.Peer, server string, row store.MatrixKeys, failed error) error {
 	k.mu.Lock()
 	s := k.serverLocked(peer.ID, server)
+	s.fetched++
 	if s.failed = failed; failed != nil {
 		k.mu.Unlock()
 		return failed

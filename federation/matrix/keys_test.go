@@ -108,7 +108,7 @@ func (w *inWorld) stopClock() *clock {
 }
 
 func (w *inWorld) key(peer *federation.Peer, server string, key id.KeyID) *mautrix.RespError {
-	_, e := w.a.in.keys.get(w.t.Context(), peer, server, key)
+	_, _, e := w.a.in.keys.get(w.t.Context(), peer, server, key)
 	return e
 }
 
@@ -234,6 +234,27 @@ func TestFetchIsShared(t *testing.T) {
 	close(answer)
 	wg.Wait()
 	w.wantFetches("a.grid", 1)
+}
+
+// TestFetchAnswersWhoLookedBefore: one that ends between a look at what is known and the
+// wish for more is for that wish, too.
+func TestFetchAnswersWhoLookedBefore(t *testing.T) {
+	w := newInWorld(t)
+	k := w.a.in.keys
+	_, before := k.known(w.alice.ID, "a.grid", aliceKey.ID)
+	if e := w.key(w.alice, "a.grid", aliceKey.ID); e != nil {
+		t.Fatal(e)
+	}
+	v, after, e := k.renew(t.Context(), w.alice, "a.grid", aliceKey.ID, before)
+	if e != nil || v != aliceKey.Pub {
+		t.Errorf("%q, %v", v, e)
+	}
+	w.wantFetches("a.grid", 1)
+	// Who has seen what was fetched, and wants more, gets it.
+	if _, _, e := k.renew(t.Context(), w.alice, "a.grid", "ed25519:new", after); e == nil || e.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a key that there is not: %v", e)
+	}
+	w.wantFetches("a.grid", 2)
 }
 
 // TestFetchWaitsForTheLink that comes up after that of the peer.

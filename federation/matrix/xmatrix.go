@@ -107,7 +107,7 @@ func (in *inbound) prove(ctx context.Context, peer *federation.Peer, p proof, r 
 			return e
 		}
 	}
-	key, e := in.keys.get(ctx, peer, p.origin, p.key)
+	key, seen, e := in.keys.get(ctx, peer, p.origin, p.key)
 	if e != nil {
 		return e
 	}
@@ -126,7 +126,7 @@ func (in *inbound) prove(ctx context.Context, peer *federation.Peer, p proof, r 
 		return nil
 	}
 	// A server that was set up anew may use a key id again.
-	renewed, e := in.keys.renew(ctx, peer, p.origin, p.key)
+	renewed, _, e := in.keys.renew(ctx, peer, p.origin, p.key, seen)
 	if e == nil && renewed != key && signutil.VerifyJSONRaw(renewed, p.signature, message) == nil {
 		return nil
 	}
