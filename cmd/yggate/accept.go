@@ -24,7 +24,7 @@ func runAccept(ctx context.Context, sh *shell, c *command, args []string) error 
 	f := newFlags(sh, c).withJSON()
 	name := f.String("name", "", "your `NAME` for the other grid (default: what it calls itself)")
 	yes := f.Bool("yes", false, "do not ask")
-	wait := f.Duration("wait", time.Minute, "how long to try to reach the other grid")
+	wait := f.Duration("wait", time.Minute, "give up when the other grid has not answered in this `TIME`")
 	rest, err := f.parse(args, 1, 1)
 	if err != nil {
 		return err
@@ -75,7 +75,11 @@ func runAccept(ctx context.Context, sh *shell, c *command, args []string) error 
 func within[T any](ctx context.Context, d time.Duration, do func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	return do(ctx)
+	out, err := do(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("the other grid has not answered within %s; `yggate status` shows whether a mesh peering is up, and --wait gives it more time", d)
+	}
+	return out, err
 }
 
 func tellPreview(sh *shell, p admin.Preview) {

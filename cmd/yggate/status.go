@@ -51,10 +51,19 @@ func runStatus(ctx context.Context, sh *shell, c *command, args []string) error 
 	return errors.Join(tellStatus(sh, st), err)
 }
 
+// answerTime is how long an answer that is under way when the time of --wait is over
+// may still take.
+const answerTime = 5 * time.Second
+
 // awaitStatus asks until the gateway is ready and the named peers are up. The
 // status it returns is the newest one, also beside an error.
 func awaitStatus(ctx context.Context, cl *admin.Client, wait time.Duration, up []string) (admin.Status, error) {
 	deadline := time.Now().Add(wait)
+	if wait > 0 { // a gateway that hangs is not ready either
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(answerTime))
+		defer cancel()
+	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -215,6 +215,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w (nothing answers on %s); start it with `yggate serve`, or name its configuration with --config", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("reach the gateway on %s: %w; run this as the user that the gateway runs as", c.socket, fs.ErrPermission)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the gateway on %s has not answered in time: %w", c.socket, context.DeadlineExceeded)
 	}
 	return fmt.Errorf("reach the gateway on %s: %w", c.socket, err)
 }
