@@ -162,6 +162,22 @@ func (g *gateway) open(ctx context.Context) error {
 	return nil
 }
 
+// CheckFiles says what is wrong with the files that a configuration names, as the start
+// of the gateway would.
+func CheckFiles(c *config.Config) (wrong []error) {
+	if c.XMPP != nil && c.XMPP.ServerCA != "" {
+		if _, err := readRoots(c.XMPP.ServerCA); err != nil {
+			wrong = append(wrong, fmt.Errorf("xmpp.server_ca: %w", err))
+		}
+	}
+	if c.MQTT != nil {
+		if _, err := brokerOf(c.MQTT); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return wrong
+}
+
 // meshAddr is this node's address in the Yggdrasil network, Port zero.
 func (g *gateway) meshAddr() transports.Addr {
 	return transports.Addr{Net: ygg.Network, Node: fmt.Sprintf("%x", g.meshKey.Public())}
