@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,15 +29,7 @@ var (
 	listenSchemes = []string{"tcp", "tls", "quic", "ws", "wss", "unix"}
 	allProtocols  = []federation.Protocol{federation.XMPP, federation.Matrix, federation.MQTT}
 	protocols     = []string{string(federation.XMPP), string(federation.Matrix), string(federation.MQTT)}
-	petname       = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 )
-
-// ValidPetname says whether s can name a peer: it stands in commands, labels and
-// this file, so it is short and needs no quotes.
-func ValidPetname(s string) bool { return petname.MatchString(s) }
-
-// PetnameForm says what ValidPetname takes.
-const PetnameForm = "1 to 32 of the characters a-z, 0-9, - and _, a letter or digit first"
 
 func (c *Config) validate(r *reader) {
 	switch {
@@ -67,8 +58,8 @@ func (c *Config) validate(r *reader) {
 	}
 	c.PeerDefaults.validate(r, "peer_defaults")
 	for _, name := range c.PeerNames() {
-		if !ValidPetname(name) {
-			r.failAt("peers."+name, "%q cannot name a peer; use %s", name, PetnameForm)
+		if err := federation.CheckPetname(name); err != nil {
+			r.failAt("peers."+name, "%v", err)
 		}
 		p := c.Peers[name]
 		p.validate(r, "peers."+name)
