@@ -85,7 +85,7 @@ func (l MQTTLoad) run(ctx context.Context) (Measured, error) {
 	select {
 	case <-r.done:
 	case <-ctx.Done():
-		err = fmt.Errorf("%d of %d arrived: %w", len(r.took), l.Messages, context.Cause(ctx))
+		err = context.Cause(ctx)
 	}
 	cancel(nil)
 	for _, w := range wires {
@@ -93,7 +93,7 @@ func (l MQTTLoad) run(ctx context.Context) (Measured, error) {
 	}
 	work.Wait()
 	if err != nil {
-		return Measured{}, err
+		return Measured{}, fmt.Errorf("%d of %d arrived: %w", len(r.took), l.Messages, err)
 	}
 	slices.Sort(r.took)
 	at := func(p float64) time.Duration { return r.took[int(float64(len(r.took)-1)*p)] }
