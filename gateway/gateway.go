@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,8 @@ type gateway struct {
 	log     *slog.Logger
 	started time.Time
 	conf    atomic.Pointer[config.Config]
+	// reloading keeps a reload that fails from undoing the one after it.
+	reloading sync.Mutex
 
 	identity *federation.Identity
 	meshKey  ed25519.PrivateKey

@@ -30,6 +30,8 @@ func (g *gateway) reloadOn(ctx context.Context, signals <-chan os.Signal) error 
 // reload takes peers and limits from the configuration. A mistake in it changes
 // nothing.
 func (g *gateway) reload(ctx context.Context) (admin.Done, error) {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
 	old := g.conf.Load()
 	c, err := config.Load(old.Path)
 	if err != nil {
