@@ -95,6 +95,9 @@ func (e *Explanation) owner(name string, peer *Peer) bool {
 		}
 		if p := e.Now.Peer(c.Grid); p != nil {
 			h.Value = p.Name
+			if p.State == StatePending { // it is decided about as a whole first
+				h.Remedy = "yggate peer approve " + p.Name
+			}
 		}
 	}
 	return e.Add(h)

@@ -20,6 +20,7 @@ func TestExplanation(t *testing.T) {
 		{Matrix, "d.grid", "d", ClaimActive},
 		{Matrix, "e.grid", "e", ClaimActive},
 		{Matrix, "two.grid:8448", "d", ClaimConflict},
+		{Matrix, "new.grid", "e", ClaimPending},
 		{XMPP, "chat.grid", "b", ClaimActive},
 	}, nil)
 	for name, c := range map[string]struct{ steps, problem, remedy string }{
@@ -28,6 +29,7 @@ func TestExplanation(t *testing.T) {
 		"d.grid":        {"owner dave, state active, policy matrix not allowed", "does not allow this protocol", "allow matrix for dave in the configuration"},
 		"e.grid":        {"owner erin, state pending", "nothing crosses to a peer that is pending", "yggate peer approve erin"},
 		"two.grid:8448": {"owner dave", "the claim on two.grid:8448 is conflict", "yggate domain assign two.grid:8448 PEER --protocol matrix"},
+		"new.grid":      {"owner erin", "the claim on new.grid is pending", "yggate peer approve erin"},
 		"chat.grid":     {"owner ", "no approved grid holds chat.grid", "--expect-domain chat.grid"},
 		"no.grid:8448":  {"owner ", "no approved grid holds no.grid:8448", "--expect-domain no.grid"},
 	} {

@@ -42,7 +42,7 @@ func TestAssignDomainRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		domain, peer, want string
 	}{
-		"pending peer": {"bob.grid", "bob", "it is pending"},
+		"pending peer": {"bob.grid", "bob", "it is pending; approve it first"},
 		"unknown peer": {"bob.grid", "nobody", "no such peer"},
 		"own domain":   {"home.grid", "bob", "this grid's own"},
 		"no domain":    {"1.2.3.4", "bob", "IP address"},

@@ -34,7 +34,7 @@ func (r *Registry) assign(tx *sql.Tx, proto Protocol, domain, petname string) er
 		return err
 	}
 	if s := State(p.State); s != StateActive && s != StatePaused {
-		return fmt.Errorf("%w: it is %s", ErrIllegalState, s)
+		return illegal(s, transition{to: StateActive})
 	}
 	claims, err := store.ClaimsOf(context.Background(), tx, p.Grid)
 	if err != nil {
