@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -204,6 +205,12 @@ func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Pee
 	name := cmp.Or(in.Name, shown.SuggestName())
 	if name == "" {
 		return admin.Peer{}, errors.New("the other grid calls itself nothing that could be its name here: give it one with --name")
+	}
+	// It was asked once more, and may answer what it likes.
+	for _, c := range shown.Descriptor.Claims() {
+		if !slices.ContainsFunc(in.Domains, func(d admin.Domain) bool { return d.Protocol == string(c.Protocol) && d.Domain == c.Domain }) {
+			return admin.Peer{}, fmt.Errorf("the other grid claims %s %s now, which was not shown before; nothing was changed: accept the invite anew to see what it claims", c.Protocol, c.Domain)
+		}
 	}
 	var peer *federation.Peer
 	var there federation.State

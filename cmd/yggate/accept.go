@@ -52,6 +52,7 @@ func runAccept(ctx context.Context, sh *shell, c *command, args []string) error 
 			return &toldError{errors.New("declined")}
 		}
 	}
+	req.Domains = p.Domains
 	peer, err := within(ctx, *wait, func(ctx context.Context) (admin.Peer, error) { return cl.Accept(ctx, req) })
 	if err != nil {
 		return err

@@ -291,6 +291,9 @@ type ListedInvite struct {
 type AcceptRequest struct {
 	Invite string `json:"invite"`
 	Name   string `json:"name"`
+	// Domains are those that were shown, of a Preview, and are said yes to: nothing is
+	// accepted if the grid claims others by now. A Preview needs none.
+	Domains []Domain `json:"domains,omitempty"`
 }
 
 // Preview is what an invite says before anything is changed.
