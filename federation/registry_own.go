@@ -77,8 +77,10 @@ func (r *Registry) bumpOwn(ctx context.Context, snap *Snapshot, force bool) erro
 		if errors.Is(err, sql.ErrNoRows) {
 			return false, nil
 		}
+		// One that was issued before the clock was set back is of the future to peers.
+		age := now.Sub(row.Issued)
 		return !force && row.Grid == string(id.ID()) && row.Rot == id.Rot() && slices.Equal(row.Digest, digest[:]) &&
-			now.Sub(row.Issued) < ownRefresh, err
+			age > -maxClockAhead/2 && age < ownRefresh, err
 	}
 	if ok, err := fresh(store.Own(ctx, r.cfg.Store.Read())); ok || err != nil {
 		return err

@@ -72,3 +72,28 @@ func TestOwnSeqNeverGoesBack(t *testing.T) {
 		t.Errorf("restore: %d, and peers saw more than %d", after, before)
 	}
 }
+
+// What was issued by a clock that was ahead would be refused by every peer.
+func TestOwnDescriptorAfterTheClockWasSetBack(t *testing.T) {
+	w := newWorld(t)
+	own := func() ([]byte, *Descriptor) {
+		t.Helper()
+		raw, err := w.OwnDescriptorAs(t.Context(), "x")
+		must(t, err)
+		d, err := ParseDescriptor(raw, w.now)
+		must(t, err)
+		return raw, d
+	}
+	const year = 365 * 24 * time.Hour
+	w.now = w.now.Add(year)
+	w.open(t)
+	_, ahead := own()
+	w.now = w.now.Add(-year)
+	raw, d := own()
+	if d.Seq <= ahead.Seq {
+		t.Errorf("seq %d after %d", d.Seq, ahead.Seq)
+	}
+	if again, _ := own(); !bytes.Equal(again, raw) {
+		t.Error("issued anew without need")
+	}
+}
