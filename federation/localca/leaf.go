@@ -38,7 +38,7 @@ func (c *CA) Mint(domain string) (*tls.Certificate, error) {
 	now := c.now()
 	c.minted.mu.Lock()
 	defer c.minted.mu.Unlock()
-	if leaf := c.minted.get(domain); leaf != nil && leaf.Leaf.NotAfter.Sub(now) > leafLife/3 {
+	if leaf := c.minted.get(domain); leaf != nil && !now.Before(leaf.Leaf.NotBefore) && leaf.Leaf.NotAfter.Sub(now) > leafLife/3 {
 		return leaf, nil
 	}
 	leaf, err := c.issue([]string{domain}, leafLife)
