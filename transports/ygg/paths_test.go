@@ -6,7 +6,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -280,5 +282,39 @@ func TestLateTry(t *testing.T) {
 	}
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the stream is open: %v", err)
+	}
+}
+
+// TestClockSetBack leaves behind what a clock noted that was an hour ahead. It must
+// neither keep probes and their answers back for that hour, nor pass for news.
+func TestClockSetBack(t *testing.T) {
+	uri := newURI()
+	a, b := start(t, Config{Listen: []string{uri}}), start(t, Config{Peers: []string{uri}})
+	eventually(t, "the peering", func() bool { return a.peered.Load() != 0 })
+	r, err := a.table.add(b.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := time.Now().Add(time.Hour).UnixNano()
+	for _, noted := range []*atomic.Int64{&r.heard, &r.used, &r.asked, &r.replied, &a.peered} {
+		noted.Store(ahead)
+	}
+	if r.heardWithin(warm) || r.inUse(time.Now()) || a.peeredWithin(fastTime) {
+		t.Error("what is yet to come has just been")
+	}
+	if err := a.bridge.probe(r, fastProbe); err != nil || r.asked.Load() == ahead {
+		t.Errorf("no probe is sent: %v", err)
+	}
+	ask := append(slices.Clone(probeAsk), make([]byte, probeSize-len(probeAsk))...)
+	if err := a.bridge.handleProbe(ask, b.public, r); err != nil || r.replied.Load() == ahead {
+		t.Errorf("no probe is answered: %v", err)
+	}
+	if r.resumed.Load() == 0 {
+		t.Error("the silence before was no silence")
+	}
+	r.used.Store(ahead)
+	a.table.sweep(time.Now())
+	if a.table.key(b.public) != nil {
+		t.Error("the node is not forgotten")
 	}
 }

@@ -137,7 +137,7 @@ func (n *Node) running() bool {
 
 // peeredWithin says whether a peering came up in the last d.
 func (n *Node) peeredWithin(d time.Duration) bool {
-	return time.Now().UnixNano()-n.peered.Load() < int64(d)
+	return within(d, n.peered.Load(), time.Now().UnixNano())
 }
 
 // watch tells of peerings that come and go, redials while none is up, and keeps

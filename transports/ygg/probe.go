@@ -66,7 +66,7 @@ func (b *bridge) probe(r *remote, interval time.Duration) error {
 	now := time.Now().UnixNano()
 	last := r.asked.Load()
 	// Tickers jitter: without the slack every other probe would fall out.
-	if now-last < int64(interval)*3/4 || !r.asked.CompareAndSwap(last, now) {
+	if within(interval*3/4, last, now) || !r.asked.CompareAndSwap(last, now) {
 		return nil
 	}
 	b.sent.Add(1)
@@ -100,7 +100,7 @@ func (b *bridge) handleProbe(msg []byte, from publicKey, r *remote) error {
 		r.abortOld()
 	}
 	r.answered()
-	if !ask || now.UnixNano()-r.replied.Load() < int64(replyEvery) {
+	if !ask || within(replyEvery, r.replied.Load(), now.UnixNano()) {
 		return nil
 	}
 	r.replied.Store(now.UnixNano())

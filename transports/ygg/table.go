@@ -45,6 +45,13 @@ type remote struct {
 	conns   map[*conn]struct{} // established streams
 }
 
+// within says whether a moment was less than d before now, both in Unix nanoseconds.
+// One that is yet to come was not: the clock has been set back since.
+func within(d time.Duration, then, now int64) bool {
+	since := now - then
+	return since >= 0 && since < int64(d)
+}
+
 // hold counts a stream or a dial; the function it returns gives it back, once.
 func (r *remote) hold() (release func()) {
 	r.streams.Add(1)
@@ -57,19 +64,19 @@ func (r *remote) hold() (release func()) {
 // inUse says that streams to the node are open or closed just now, so that its
 // packets may pass whether or not it may open streams itself.
 func (r *remote) inUse(now time.Time) bool {
-	return r.streams.Load() > 0 || now.UnixNano()-r.used.Load() < int64(idleTime)
+	return r.streams.Load() > 0 || within(idleTime, r.used.Load(), now.UnixNano())
 }
 
 // hear notes that a packet has come.
 func (r *remote) hear(now time.Time) {
-	if was := r.heard.Swap(now.UnixNano()); now.UnixNano()-was > int64(silence) {
+	if was := r.heard.Swap(now.UnixNano()); !within(silence, was, now.UnixNano()) {
 		r.resumed.Store(now.UnixNano())
 	}
 }
 
 // heardWithin says whether the node sent anything in the last d.
 func (r *remote) heardWithin(d time.Duration) bool {
-	return time.Now().UnixNano()-r.heard.Load() < int64(d)
+	return within(d, r.heard.Load(), time.Now().UnixNano())
 }
 
 // nextAnswer is closed when the node next answers a probe.
@@ -209,7 +216,7 @@ func (t *table) sweep(now time.Time) {
 
 func (t *table) sweepLocked(now time.Time, idle time.Duration) {
 	for k, r := range t.byKey {
-		if r.streams.Load() == 0 && now.UnixNano()-r.used.Load() >= int64(idle) {
+		if r.streams.Load() == 0 && !within(idle, r.used.Load(), now.UnixNano()) {
 			delete(t.byKey, k)
 			delete(t.byIP, r.ip)
 		}
