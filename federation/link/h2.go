@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -134,17 +135,33 @@ func (l *Links) server(in *inbound) *http.Server {
 		},
 	}
 	if in.peer == "" {
-		s.Handler = http.HandlerFunc(l.serveUnknown)
+		s.Handler = l.telling(l.serveUnknown)
 		s.HTTP2 = unknownH2(l.cfg.Timing)
 		s.MaxHeaderBytes = unknownHeader
 		s.ReadTimeout = l.cfg.Timing.Handshake
 		s.WriteTimeout = l.cfg.Timing.UnknownLife
 	} else {
-		s.Handler = http.HandlerFunc(l.servePeer)
+		s.Handler = l.telling(l.servePeer)
 		s.HTTP2 = serverH2(l.cfg.Timing, in.streams)
 		s.MaxHeaderBytes = peerHeader
 	}
 	return s
+}
+
+// telling has a panic of a handler logged for the operator. The server ends the stream
+// and says so to its ErrorLog only, among what far ends do wrong.
+func (l *Links) telling(serve http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				if v != http.ErrAbortHandler {
+					l.log.Error("request failed; please report this", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+				}
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		serve(w, r)
+	})
 }
 
 // oneConn is a listener that has one finished connection to give.

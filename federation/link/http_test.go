@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -270,22 +271,42 @@ func TestLiveRequestCancelled(t *testing.T) {
 }
 
 func TestHandlerBreaksOff(t *testing.T) {
-	a, b := livePair(t, 64, func(w http.ResponseWriter, r *http.Request) {
-		w.Write(make([]byte, 100<<10))
-		panic(http.ErrAbortHandler)
-	})
-	res, err := a.ask(limited(t), b, "GET", nil)
-	if err == nil {
-		_, err = io.ReadAll(res.Body)
-		res.Body.Close()
-	}
-	if err == nil || errors.Is(err, federation.ErrPeerDown) {
-		t.Fatalf("got %v", err)
-	}
-	if err := talk(a.lane(b), "unharmed"); err != nil {
-		t.Fatal(err)
+	for _, why := range []any{http.ErrAbortHandler, "out of paper"} {
+		var mu sync.Mutex
+		var logged bytes.Buffer
+		log := func(c *Config, _ *testGateway) {
+			c.Log = slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				return logged.Write(p)
+			}), &slog.HandlerOptions{Level: slog.LevelError}))
+		}
+		a, b := livePair(t, 64, func(w http.ResponseWriter, r *http.Request) {
+			w.Write(make([]byte, 100<<10))
+			panic(why)
+		}, log)
+		res, err := a.ask(limited(t), b, "GET", nil)
+		if err == nil {
+			_, err = io.ReadAll(res.Body)
+			res.Body.Close()
+		}
+		if err == nil || errors.Is(err, federation.ErrPeerDown) {
+			t.Fatalf("got %v", err)
+		}
+		if err := talk(a.lane(b), "unharmed"); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		if text, told := logged.String(), why != http.ErrAbortHandler; strings.Contains(text, "out of paper") != told || strings.Contains(text, "TestHandlerBreaksOff") != told {
+			t.Errorf("%v: logged %q", why, text)
+		}
+		mu.Unlock()
 	}
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestBodyOfRequestFails(t *testing.T) {
 	ended := make(chan error, 1)
