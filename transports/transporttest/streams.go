@@ -57,10 +57,7 @@ func testBigTransfer(t *testing.T, p *pair) {
 		go func() {
 			defer wg.Done()
 			sum := crc64.New(crc64.MakeTable(crc64.ECMA))
-			if err := ends[1].SetReadDeadline(time.Now().Add(patience)); err != nil {
-				t.Error(err)
-			}
-			if n, err := io.CopyN(sum, ends[1], size); err != nil {
+			if n, err := io.CopyN(sum, within(t, ends[1]), size); err != nil {
 				t.Errorf("received %d of %d: %v", n, size, err)
 				return
 			}
@@ -246,13 +243,19 @@ func noise(seed uint64, size int) []byte {
 	return b
 }
 
-// within gives reads on c the suite's patience.
-func within(t *testing.T, c net.Conn) io.Reader {
-	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		t.Error(err)
+// within gives each read on c the suite's patience.
+func within(t *testing.T, c net.Conn) io.Reader { return patient{t, c} }
+
+type patient struct {
+	t *testing.T
+	c net.Conn
+}
+
+func (p patient) Read(b []byte) (int, error) {
+	if err := p.c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		p.t.Error(err)
 	}
-	return c
+	return p.c.Read(b)
 }
 
 func readFull(t *testing.T, c net.Conn, size int) []byte {
