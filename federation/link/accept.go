@@ -22,7 +22,7 @@ const (
 	maxHandshakesKnown  = 64 // at a time, from nodes of active peers: strangers cannot keep those out
 	maxHandshakesSource = 4  // at a time, from one node
 	maxUnknown          = 16 // connections of unknown grid keys
-	maxUnknownSource    = 2  // of them from one node
+	maxUnknownSource    = 4  // of them from one node; who pairs makes three in turn, whose ends may be seen late
 	maxPeerInbound      = 2  // connections of one peer, as while it brings a descriptor; a new one ends the oldest
 	maxPeerLive         = 1  // beside them, for live requests; likewise
 	maxLearnt           = 4  // addresses remembered per peer
