@@ -23,7 +23,7 @@ const (
 	maxHandshakesSource = 4  // at a time, from one node
 	maxUnknown          = 16 // connections of unknown grid keys
 	maxUnknownSource    = 4  // of them from one node; who pairs makes three in turn, whose ends may be seen late
-	maxPeerInbound      = 2  // connections of one peer, as while it brings a descriptor; a new one ends the oldest
+	maxPeerInbound      = 2  // connections of one peer, as while it brings a descriptor; a new one ends an old one
 	maxPeerLive         = 1  // beside them, for live requests; likewise
 	maxLearnt           = 4  // addresses remembered per peer
 	maxEpochs           = 64 // nodes of one peer whose epoch is remembered
@@ -80,6 +80,7 @@ type inbound struct {
 	peer    federation.GridID // empty: an unknown grid key
 	name    string            // the peer's, for people
 	live    bool              // for live requests only
+	greeted bool              // has said hello: a link, and no visit; needs Links.mu
 	streams int
 	opened  time.Time
 	once    sync.Once
@@ -266,7 +267,15 @@ func (l *Links) register(in *inbound) error {
 	} else {
 		in.peer, in.name, in.streams = p.ID, p.Name, streamsOf(p.Policy.Limits)
 		in.life = time.AfterFunc(untilExpiry(in.conn), in.close)
-		slices.SortFunc(same, func(a, b *inbound) int { return a.opened.Compare(b.opened) })
+		slices.SortFunc(same, func(a, b *inbound) int {
+			switch {
+			case a.greeted == b.greeted:
+				return a.opened.Compare(b.opened)
+			case b.greeted: // who brings a descriptor does not end the link
+				return -1
+			}
+			return 1
+		})
 		for _, other := range same[:max(0, len(same)+1-most)] {
 			other.close()
 		}

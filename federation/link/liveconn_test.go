@@ -235,3 +235,41 @@ func TestKindsOfConnections(t *testing.T) {
 		t.Error("no new connection")
 	}
 }
+
+// A peer that brings descriptors again and again, the ends of whose connections are seen
+// late, does not end its link by that.
+func TestVisitsDoNotEndTheLink(t *testing.T) {
+	a, b := newGateway(t, quick), newGateway(t, quick)
+	link(a, b)
+	a.await(true)
+	b.await(true)
+	var visits []*http.ClientConn
+	for range 3 * maxPeerInbound {
+		c, _, err := a.DialPinned(limited(t), tcpAddr(b.ip), b.id.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		visits = append(visits, c)
+		req, err := http.NewRequestWithContext(limited(t), "POST", requestURL("/v1/descriptor"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.RoundTrip(req) // so that they come in this order
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+	}
+	waitFor(t, "the visits before the last to be ended", func() bool {
+		for _, c := range visits[:len(visits)-1] {
+			if c.Err() == nil {
+				return false
+			}
+		}
+		return true
+	})
+	if err := talk(a.lane(b), "unharmed"); err != nil || len(a.events) > 0 || visits[len(visits)-1].Err() != nil {
+		t.Errorf("%v, %+v", err, a.Status())
+	}
+}

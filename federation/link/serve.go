@@ -156,6 +156,9 @@ func (l *Links) serveHello(w http.ResponseWriter, r *http.Request) {
 			"or a clock went back", h.Epoch, highest), http.StatusConflict)
 		return
 	}
+	l.mu.Lock()
+	in.greeted = true
+	l.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(l.hello(p)); err != nil {
 		l.log.Debug("answer hello", "peer", p.Name, "err", err)
