@@ -287,6 +287,34 @@ func TestBouncesPushBack(t *testing.T) {
 	})
 }
 
+// Presence that is on its way to the local server while the operator takes its domain
+// away is ended like that which was there before.
+func TestRevokedOnTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w *world
+		revoked := false
+		local := localFunc(func(ctx context.Context, from, to string, stanzas ...[]byte) error {
+			if !revoked {
+				revoked = true
+				w.publish(func(_ map[string]*federation.Peer, claims map[string]string) { delete(claims, "b.grid") })
+				synctest.Wait() // the adapter has followed
+			}
+			return w.toLocal(ctx, from, to, stanzas...)
+		})
+		w, _ = newDurable(t, local)
+		stop := w.run(t)
+		bob := w.dir.Now().Peer("bob")
+		if err := w.adapter.Deliver(t.Context(), bob, lane.Item{Body: []byte("<presence from='bob@b.grid/y' to='alice@a.grid'/>")}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		stop()
+		if got := w.take(); len(got) != 2 || !strings.Contains(got[1], "<presence type='unavailable' from='bob@b.grid/y' to='alice@a.grid'/>") {
+			t.Errorf("local server got %q", got)
+		}
+	})
+}
+
 // A peer that turns up when Run has ended is not worked for: nothing may be added to
 // a group that nothing runs in.
 func TestNothingStartsAfterRun(t *testing.T) {
