@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -310,6 +311,47 @@ func TestRevokedOnTheWay(t *testing.T) {
 		synctest.Wait()
 		stop()
 		if got := w.take(); len(got) != 2 || !strings.Contains(got[1], "<presence type='unavailable' from='bob@b.grid/y' to='alice@a.grid'/>") {
+			t.Errorf("local server got %q", got)
+		}
+	})
+}
+
+// A local server that is slow to be told that the peer's users are gone does not hear of
+// it after they are back.
+func TestEndingsAreNotOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w *world
+		slow := make(chan struct{})
+		local := localFunc(func(ctx context.Context, from, to string, stanzas ...[]byte) error {
+			if strings.Contains(string(stanzas[0]), "unavailable") {
+				<-slow
+			}
+			return w.toLocal(ctx, from, to, stanzas...)
+		})
+		w, _ = newDurable(t, local)
+		stop := w.run(t)
+		bob := w.dir.Now().Peer("bob")
+		there := lane.Item{Body: []byte("<presence from='bob@b.grid/y' to='alice@a.grid'/>")}
+		deliver := func() {
+			if err := w.adapter.Deliver(t.Context(), bob, there); err != nil {
+				t.Error(err)
+			}
+		}
+		w.adapter.PeerUp("bob", 1)
+		deliver()
+		w.adapter.PeerDown("bob")
+		time.Sleep(DefaultGrace) // on the bubble's clock
+		synctest.Wait()          // the server is being told
+		w.adapter.PeerUp("bob", 1)
+		go deliver()
+		synctest.Wait()
+		close(slow)
+		synctest.Wait()
+		deliver() // nothing is waited for any more
+		stop()
+		got := slices.DeleteFunc(w.take(), func(s string) bool { return strings.HasPrefix(s, "p: ") })
+		is := "s: " + string(there.Body)
+		if len(got) != 4 || got[0] != is || !strings.Contains(got[1], "unavailable") || got[2] != is || got[3] != is {
 			t.Errorf("local server got %q", got)
 		}
 	})

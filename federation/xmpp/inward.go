@@ -30,8 +30,11 @@ func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.It
 		return no
 	}
 	p.counters(from).in[in.top.Kind].Inc()
-	if it.Conv != "" && in.top.Kind == frame.Presence {
-		p.handed.await(ctx, pair{in.sender, in.addressee}, marksAfter(it.Conv))
+	if in.top.Kind == frame.Presence {
+		if it.Conv != "" {
+			p.handed.await(ctx, pair{in.sender, in.addressee}, marksAfter(it.Conv))
+		}
+		p.ending.wait(ctx)
 	}
 	if err := a.local.Send(ctx, in.sender, in.addressee, it.Body); err != nil {
 		if ctx.Err() != nil {

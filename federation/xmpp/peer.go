@@ -21,6 +21,7 @@ type peer struct {
 
 	// What the gateway itself has to say, in each direction.
 	toLocal, toPeer *queue
+	ending          endings // that are in toLocal, or about to be
 
 	// audit bounds the log of refused stanzas; unlogged counts the others.
 	audit    *rate.Limiter

@@ -13,6 +13,9 @@ type reply struct {
 	// told, where it is set, is called once the reply has reached the local server
 	// or never will: somebody counts on it.
 	told func()
+	// gone, where it is set, is called once the reply has left the queue for good,
+	// whatever became of it.
+	gone func()
 }
 
 const (
@@ -131,6 +134,11 @@ func (q *queue) drain(ctx context.Context, send func(ctx context.Context, batch 
 				n++
 			}
 			send(ctx, wait[:n])
+			for _, r := range wait[:n] {
+				if r.gone != nil {
+					r.gone()
+				}
+			}
 			wait = wait[n:]
 		}
 		select {

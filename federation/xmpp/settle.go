@@ -2,6 +2,7 @@ package xmpp
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -80,7 +81,54 @@ func (t *table) leave(user, room string) {
 	}
 }
 
-// tellLocal sends endings to the local server.
+// endings counts what the local server has yet to be told of presence that has ended.
+// New presence of the same users must not overtake it, or would be undone by it.
+type endings struct {
+	mu   sync.Mutex
+	left int
+	none chan struct{} // closed when left is 0 again; nil while it is
+}
+
+func (e *endings) add(n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.left == 0 && n > 0 {
+		e.none = make(chan struct{})
+	}
+	e.left += n
+}
+
+func (e *endings) done() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.left--; e.left == 0 {
+		close(e.none)
+		e.none = nil
+	}
+}
+
+// endingsWait is how long new presence waits for a local server that is slow to be told.
+const endingsWait = 10 * time.Second
+
+// wait returns when nothing is left, or it is no use to wait any longer.
+func (e *endings) wait(ctx context.Context) {
+	e.mu.Lock()
+	none := e.none
+	e.mu.Unlock()
+	if none == nil {
+		return
+	}
+	timer := time.NewTimer(endingsWait)
+	defer timer.Stop()
+	select {
+	case <-none:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// tellLocal sends endings to the local server. They were added to p.ending with the mu
+// under which they left the table.
 func (p *peer) tellLocal(ctx context.Context, endings [][]byte, why string) {
 	if len(endings) == 0 {
 		return
@@ -91,8 +139,10 @@ func (p *peer) tellLocal(ctx context.Context, endings [][]byte, why string) {
 	for _, stanza := range endings {
 		r, ok := replyWith(stanza)
 		if !ok {
+			p.ending.done()
 			continue
 		}
+		r.gone = p.ending.done
 		if p.toLocal.put(ctx, r) != nil {
 			return // shutting down: the streams go, too
 		}
@@ -276,6 +326,7 @@ func (p *peer) revoke(ctx context.Context) {
 		}
 		return ends
 	})
+	p.ending.add(len(endings))
 	for d := range k.revoked {
 		if p.speaksFor(d) {
 			delete(k.revoked, d)

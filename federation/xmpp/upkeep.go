@@ -268,6 +268,7 @@ func (p *peer) step(ctx context.Context) time.Duration {
 				wait, endings = never, k.endPeer()
 			}
 		}
+		p.ending.add(len(endings))
 		p.mu.Unlock()
 		p.tellLocal(ctx, endings, "the peer is down")
 		return wait
@@ -275,6 +276,7 @@ func (p *peer) step(ctx context.Context) time.Duration {
 	var endings [][]byte
 	if !k.sweepAt.IsZero() && !now.Before(k.sweepAt) {
 		endings = k.sweep()
+		p.ending.add(len(endings))
 	}
 	var reminders []reply
 	if k.remind {
