@@ -325,3 +325,27 @@ func TestRetainedDropped(t *testing.T) {
 		break
 	}
 }
+
+// downs counts what it is told.
+type downs struct{ up, down int }
+
+func (*downs) Arrive(context.Context, *Message, func(error)) {}
+func (d *downs) Up(Info)                                     { d.up++ }
+func (d *downs) Down(error)                                  { d.down++ }
+func (*downs) Subscribed(map[string]error)                   {}
+
+// The handler is told of the end of the connection also where that is the first that waits
+// for it when the session ends.
+func TestDownAtTheEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	h := &downs{}
+	s := &Session{cfg: Config{Handler: h}, over: make(chan struct{})}
+	close(s.over)
+	b := newInbox(s)
+	b.put(event{up: &Info{}})
+	b.put(event{down: ctx.Err()})
+	if b.run(ctx); h.up != 1 || h.down != 1 {
+		t.Errorf("told of %d connections and %d ends", h.up, h.down)
+	}
+}

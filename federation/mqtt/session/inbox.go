@@ -80,18 +80,17 @@ func (b *inbox) drop() {
 
 // run calls the handler, until ctx ends.
 func (b *inbox) run(ctx context.Context) {
-	for {
-		if e, ok := b.next(); ok && ctx.Err() == nil {
+	for ctx.Err() == nil {
+		if e, ok := b.next(); ok {
 			b.give(ctx, e)
 			continue
 		}
 		select {
 		case <-b.wake:
 		case <-ctx.Done():
-			b.last()
-			return
 		}
 	}
+	b.last()
 }
 
 // next takes one event: what stays can still be dropped.
