@@ -336,8 +336,9 @@ func (a *Adapter) GiveBack(ctx context.Context, owner *federation.Peer, it lane.
 		return nil // it was encoded before it was put
 	}
 	a.metrics.dropped.WithLabelValues(owner.Name, "out", reasonOf(why)).Inc()
-	if env.Kind != kindPublish || !env.has(flagRetain) {
-		return nil
+	gone := owner.State == federation.StateBlocked || owner.State == federation.StateRemoved
+	if gone || env.Kind != kindPublish || !env.has(flagRetain) {
+		return nil // of one that is gone all is forgotten
 	}
 	p := a.peer(owner.ID)
 	p.comesBack(env.Topic)
