@@ -298,26 +298,25 @@ func (c *piece) flush(ctx context.Context) error {
 	if !pause(ctx, c.p.a.cfg.Settle) {
 		return ctx.Err()
 	}
-	var left sync.WaitGroup
 	var mu sync.Mutex
 	var failed error
+	left, stored := len(c.items), make(chan struct{})
 	for _, o := range c.items {
-		left.Add(1)
 		o.done = func(err error) {
 			mu.Lock()
+			defer mu.Unlock()
 			if err != nil {
 				failed = err
 			}
-			mu.Unlock()
-			left.Done()
+			if left--; left == 0 {
+				close(stored)
+			}
 		}
 		c.p.queue(o)
 	}
-	stored := make(chan struct{})
-	go func() { left.Wait(); close(stored) }()
 	select {
 	case <-stored:
-	case <-ctx.Done():
+	case <-ctx.Done(): // what waits for the disk then may have no end
 		return ctx.Err()
 	}
 	c.items, c.bytes = nil, 0

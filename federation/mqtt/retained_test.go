@@ -1,13 +1,17 @@
 package mqtt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/lane"
@@ -262,4 +266,55 @@ func TestRetainedEnded(t *testing.T) {
 		}
 		end(p, o)
 	}
+}
+
+// What is given back because its peer is gone leaves nothing behind.
+func TestRetainedOfOneThatIsGone(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), nil))
+	a, b := w.grids["a"].adapter, w.grids["b"]
+	w.grids["a"].dir.Publish(federation.NewSnapshot(nil, nil, nil))
+	has := func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.peers[b.id] != nil
+	}
+	eventually(t, "its state is dropped", func() bool { return !has() })
+	owner := w.grids["a"].peerOf("b")
+	owner.State = federation.StateRemoved
+	env := envelope{Topic: "state/1", QoS: 1, Flags: flagRetain}
+	if err := a.GiveBack(t.Context(), owner, lane.Item{Body: must(env.encode())}, federation.ErrPeerNotActive); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := a.cfg.Store.MQTTRetained(t.Context(), string(b.id))
+	if err != nil || len(rows) > 0 || has() {
+		t.Errorf("left are %v (%v), and a peer: %v", rows, err, has())
+	}
+}
+
+// A comparison that ends because the gateway does leaves nothing running.
+func TestCompareEnds(t *testing.T) {
+	w := newWorld(t, names(), pair(nil, nil))
+	p := newPeer(w.grids["a"].adapter, w.grids["b"].id)
+	before := runtime.NumGoroutine()
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		c := &piece{p: p, items: []*outgoing{{peer: p, durable: true, count: prometheus.NewCounter(prometheus.CounterOpts{})}}}
+		go func() { // what is queued waits for ever: nothing stores it
+			for p.waiting() == 0 {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
+		if err := c.flush(ctx); err == nil {
+			t.Fatal("stored")
+		}
+		p.next(t.Context(), &p.keep, p.wake)
+	}
+	eventually(t, "nothing is left running", func() bool { return runtime.NumGoroutine() < before+25 })
+}
+
+func (p *peer) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.keep.items)
 }
