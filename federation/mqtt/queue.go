@@ -169,9 +169,7 @@ func (p *peer) queue(o *outgoing) {
 	case o.durable && o.casual && (len(p.keep.items) >= keepItems || p.keep.bytes >= keepBytes):
 		reason = "full"
 	case o.durable:
-		if o.retained != nil && p.touched != nil && !o.state {
-			p.touched[o.topic] = true
-		}
+		p.touchLocked(o)
 		p.keep.add(o)
 		o.count.Inc()
 		signal(p.wake)
@@ -180,6 +178,7 @@ func (p *peer) queue(o *outgoing) {
 	case len(p.pass.items) >= passItems || p.pass.bytes >= passBytes:
 		reason = "full"
 	default:
+		p.touchLocked(o)
 		p.pass.add(o)
 		o.count.Inc()
 		signal(p.wakeup)
@@ -189,6 +188,14 @@ func (p *peer) queue(o *outgoing) {
 		o.done(nil)
 	} else if reason != "" {
 		p.giveUp(o, reason)
+	}
+}
+
+// touchLocked notes for a comparison that runs that a topic has changed. With MQTT 3.1.1
+// any message may be what its topic now holds. It needs p.mu.
+func (p *peer) touchLocked(o *outgoing) {
+	if p.touched != nil && !o.state && (o.retained != nil || p.a.v311()) {
+		p.touched[o.topic] = true
 	}
 }
 
