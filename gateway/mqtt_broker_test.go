@@ -138,9 +138,7 @@ func (g *guarded) will(t *testing.T) {
 	far := g.at["p"].user(t, "grid/s/house/mortal/#", nil)
 	check(t, conn.Close())
 	far.await(t, "gone")
-	far.mu.Lock()
-	defer far.mu.Unlock()
-	if m := far.got[0]; m.Topic != "grid/s/house/mortal/up" || m.QoS != 2 || m.Properties.User.Get("k") != "v" {
+	if m := far.messages()[0]; m.Topic != "grid/s/house/mortal/up" || m.QoS != 2 || m.Properties.User.Get("k") != "v" {
 		t.Errorf("the will arrived as %+v with %+v", m, m.Properties)
 	}
 	g.at["p"].user(t, "grid/s/house/mortal/up", nil).await(t, "gone") // it is retained

@@ -81,10 +81,8 @@ func (x *mixed) retained(t *testing.T, at, filter string) []string {
 		t.Fatal(err)
 	}
 	c.await(t, "end")
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	var all []string
-	for _, p := range c.got {
+	for _, p := range c.messages() {
 		if p.Topic != "zz/end" {
 			all = append(all, p.Topic+" "+string(p.Payload))
 		}
@@ -137,7 +135,7 @@ func (x *mixed) messages(t *testing.T, from, to string) {
 			t.Errorf("from %s to %s at QoS %d came %q, want %q", from, to, qos, got, all)
 		}
 	}
-	for _, p := range c.got {
+	for _, p := range c.messages() {
 		if want := "grid/" + from + "/house/" + strconv.Itoa(int(p.QoS)) + "/n"; p.Topic != want || p.Retain || p.Properties.SubscriptionIdentifier != nil {
 			t.Errorf("%s arrived at QoS %d with %+v", p.Topic, p.QoS, p.Properties)
 		}

@@ -88,12 +88,17 @@ func (c *mqttClient) put(t *testing.T, m *paho.Publish) {
 	}
 }
 
-// payloads are those of all that came below a topic.
-func (c *mqttClient) payloads(prefix string) []string {
+// messages are all that came so far.
+func (c *mqttClient) messages() []*paho.Publish {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return slices.Clone(c.got)
+}
+
+// payloads are those of all that came below a topic.
+func (c *mqttClient) payloads(prefix string) []string {
 	var all []string
-	for _, p := range c.got {
+	for _, p := range c.messages() {
 		if strings.HasPrefix(p.Topic, prefix) {
 			all = append(all, string(p.Payload))
 		}
@@ -167,7 +172,7 @@ func TestMQTTConsent(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	var got []string
-	for _, p := range to.got {
+	for _, p := range to.messages() {
 		if strings.HasPrefix(p.Topic, "$grid/") || strings.HasSuffix(string(p.Payload), "last") || strings.HasSuffix(p.Topic, "/first/open") {
 			continue
 		}
@@ -249,7 +254,7 @@ func askAndAnswer(t *testing.T, name string, from, to end) {
 	}
 	responder.put(t, &paho.Publish{Topic: p.ResponseTopic, QoS: 2, Payload: []byte("that"), Properties: &paho.PublishProperties{CorrelationData: p.CorrelationData}})
 	answers.await(t, "that")
-	if r := answers.got[0]; r.Topic != "re/7" || string(r.Properties.CorrelationData) != string(q.CorrelationData) {
+	if r := answers.messages()[0]; r.Topic != "re/7" || string(r.Properties.CorrelationData) != string(q.CorrelationData) {
 		t.Errorf("the answer is %v with %+v", r, r.Properties)
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/paho"
+
 	"github.com/yggate/yggate/gateway/internal/peertest"
 )
 
@@ -205,7 +207,9 @@ func TestMQTTRequest(t *testing.T) {
 	t.Parallel()
 	e := newEstate(t, shareAll, "", "a", "b")
 	a, b := e.grids[0], e.grids[1]
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	awaitTopic(t, a, b, "house/first")
+	awaitTopic(t, b, a, "house/first") // b's gateway has subscribed, to replies as well
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
 	// The responder of b answers to where it is asked to.
@@ -264,31 +268,42 @@ func (e *estate) awaitSubscribers(g *peertest.Grid, topic string) {
 func TestMQTTRing(t *testing.T) {
 	t.Parallel()
 	e := newEstate(t, "", `{export: [{filter: "house/#", transit: true}], import: [{filter: "house/#", to: "house/{1}"}]}`, "a", "b", "c")
-	const count = 30
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	got := make([]chan []string, len(e.grids))
-	for i, g := range e.grids {
-		got[i] = make(chan []string, 1)
-		go func() {
-			out, err := e.client(ctx, g, "mosquitto_sub", "-i", "watcher", "-t", "house/#", "-q", "2", "-W", "15", "-F", "%t %p")
-			if err != nil && !strings.Contains(err.Error(), "exit status 27") {
-				out = err.Error()
+	got := map[*peertest.Grid]*mqttClient{}
+	for _, g := range e.grids {
+		got[g] = mqttUser(t, g.Broker, "house/#", nil)
+	}
+	for _, g := range e.grids { // until its gateway has subscribed
+		warm := "warm " + g.Name
+		cold := func(other *peertest.Grid) bool { return !slices.Contains(got[other].payloads("house/warm"), warm) }
+		for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+			got[g].put(t, &paho.Publish{Topic: "house/warm", QoS: 1, Payload: []byte(warm)})
+			if !slices.ContainsFunc(e.grids, cold) {
+				break
 			}
-			got[i] <- strings.Fields(strings.ReplaceAll(out, " ", "="))
-		}()
-		e.awaitSubscribers(g, "house/#")
+			if time.Now().After(end) {
+				t.Fatalf("what %s publishes does not reach all in %v", g.Name, patience)
+			}
+		}
 	}
 	var want []string
-	for i := range count {
+	// What is published last is behind all that might come again.
+	for _, round := range []int{28, 1, 1} {
+		for range round {
+			for _, g := range e.grids {
+				payload := strconv.Itoa(len(want))
+				got[g].put(t, &paho.Publish{Topic: "house/n/" + g.Name, QoS: byte(1 + len(want)%2), Payload: []byte(payload)})
+				want = append(want, payload)
+			}
+		}
 		for _, g := range e.grids {
-			e.publish(g, "-t", "house/"+g.Name, "-m", strconv.Itoa(i), "-q", strconv.Itoa(1+i%2))
-			want = append(want, "house/"+g.Name+"="+strconv.Itoa(i))
+			for _, payload := range want {
+				got[g].await(t, payload)
+			}
 		}
 	}
 	slices.Sort(want)
-	for i, g := range e.grids {
-		has := <-got[i]
+	for _, g := range e.grids {
+		has := got[g].payloads("house/n/")
 		slices.Sort(has)
 		if !slices.Equal(has, want) {
 			t.Errorf("%s has %d messages, want %d: %v", g.Name, len(has), len(want), has)
