@@ -272,12 +272,7 @@ func (s *Session) subscribed(c *conn, p *packet) error {
 	}
 	delete(s.subs.pending, p.id)
 	if p.kind == typeUnsuback {
-		for _, f := range r.filters {
-			if _, again := c.subs.asked[f]; !again && s.subs.known[f] {
-				delete(s.subs.known, f)
-				s.diary.lazily(Change{Op: CutFilter, Filter: f})
-			}
-		}
+		s.unsubscribed(c, r.filters)
 		return nil
 	}
 	if len(p.codes) != len(r.subs) {
@@ -290,6 +285,26 @@ func (s *Session) subscribed(c *conn, p *packet) error {
 	s.stand(c, true)
 	s.pump()
 	return nil
+}
+
+// unsubscribed is told that the broker has no subscription of some filters any more.
+func (s *Session) unsubscribed(c *conn, filters []string) {
+	missing := false
+	for _, f := range filters {
+		_, again := c.subs.asked[f]
+		if again && c.enc.version == V311 && c.subs.resume {
+			// Wanted again meanwhile, it was left out as one that the broker has.
+			delete(c.subs.asked, f)
+			again, missing = false, true
+		}
+		if !again && s.subs.known[f] {
+			delete(s.subs.known, f)
+			s.diary.lazily(Change{Op: CutFilter, Filter: f})
+		}
+	}
+	if missing {
+		s.ask(c)
+	}
 }
 
 func (s *Session) granted(sub Subscription, code byte, text string) {
