@@ -351,3 +351,25 @@ func TestDownAtTheEnd(t *testing.T) {
 		t.Errorf("told of %d connections and %d ends", h.up, h.down)
 	}
 }
+
+// What comes of a snapshot may be looked at for longer than a client may be silent:
+// mosquitto closes the connection then.
+func TestSnapshotKeepAlive(t *testing.T) {
+	for version, script := range map[byte]string{
+		V5:   "accept\n< 10*\n> 20 03 01 00 00\n",
+		V311: "accept\n< 10*\n> 20 02 01 00\n",
+	} {
+		d := newDialogue(t, Config{Version: version})
+		d.play(script + "publish 1 k\n< 32*") // it is up
+		up := d.conn
+		ended := make(chan error, 1)
+		go func() {
+			ended <- d.s.Snapshot(t.Context(), []string{"a"}, func(*Message) error { return nil })
+		}()
+		d.play("accept\n< 10 .. 00 04 4d 51 54 54 " + map[byte]string{V5: "05 02 ff ff*", V311: "04 02 00 1e*"}[version] + "\nclose")
+		if err := <-ended; err == nil {
+			t.Error("a snapshot of a connection that was closed")
+		}
+		up.Close()
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 )
 
@@ -43,6 +44,11 @@ func (s *Session) snapshot(ctx context.Context, filters []string, fn func(*Messa
 		return context.Cause(ctx)
 	}
 	cfg := s.cfg
+	if version == V5 {
+		// fn may take its time, and nothing is said meanwhile. One of 3.1.1 may refuse what
+		// is longer than it likes.
+		cfg.KeepAlive = math.MaxUint16 * time.Second
+	}
 	connectCtx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
 	c, _, err := cfg.shake(connectCtx, version, identity{clientID: cfg.ClientID + "-snapshot", clean: true})
 	cancel()
