@@ -157,7 +157,11 @@ func delay(l *rate.Limiter, n int) time.Duration {
 	return after
 }
 
+// acquire takes n of what a semaphore has, waiting a moment if need be.
 func (q *quota) acquire(ctx context.Context, s *semaphore.Weighted, n int64, text string) *mautrix.RespError {
+	if s.TryAcquire(n) {
+		return nil // Acquire may find that the moment is over, and not look
+	}
 	ctx, cancel := context.WithTimeout(ctx, q.patience)
 	defer cancel()
 	if s.Acquire(ctx, n) != nil {

@@ -111,6 +111,17 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// TestPlacesThatAreFree are taken at once: whoever has no time to wait gets them.
+func TestPlacesThatAreFree(t *testing.T) {
+	w := newInWorld(t)
+	w.a.in.limits.patience = 0
+	for _, body := range []string{`{}`, `{"a":"` + strings.Repeat("x", bodyFree) + `"}`} {
+		if r := w.do(ask{method: "PUT", target: sendTarget, body: body}); r.status != 200 {
+			t.Errorf("%d bytes: %+v", len(body), r)
+		}
+	}
+}
+
 // slowBody is one that does not go on after its first bytes, until it is closed.
 type slowBody struct {
 	first io.Reader
