@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 )
@@ -117,6 +118,9 @@ func (o *outbound) tlsConfig() *tls.Config {
 	}
 }
 
+// acceptPause is how long a listener that cannot accept is left alone; net/http has its own.
+const acceptPause = 100 * time.Millisecond
+
 // acceptArrivals takes connections of a TLS listener until ctx is done.
 func (o *outbound) acceptArrivals(ctx context.Context, l net.Listener) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
@@ -134,8 +138,17 @@ func (o *outbound) acceptArrivals(ctx context.Context, l net.Listener) error {
 				conn.Close()
 			}
 			return nil
-		case err != nil:
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		case err != nil: // it may pass, as too many open files do
+			o.sometimes.Do(func() {
+				o.log.Warn("connections of the homeserver cannot be accepted now; it is tried again", "local", l.Addr().String(), "err", err)
+			})
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		work.Go(func() { o.arrive(ctx, &arrival{Conn: conn, port: port}) })
 	}

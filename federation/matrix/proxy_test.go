@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -184,6 +186,48 @@ func TestListener(t *testing.T) {
 		}
 	}
 	eventually(t, "the log names what was asked for", func() bool { return strings.Contains(s.log.String(), "a name that no peer holds") })
+}
+
+// tired is a listener that at first cannot accept.
+type tired struct {
+	net.Listener
+	fails atomic.Int64
+}
+
+func (l *tired) Accept() (net.Conn, error) {
+	if l.fails.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+// TestListenerThatCannotAcceptNow is not the end of the gateway: there may be too many open
+// files for a while.
+func TestListenerThatCannotAcceptNow(t *testing.T) {
+	s := newSide(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &tired{Listener: listen(t)}
+	l.fails.Store(3)
+	ended := make(chan error, 1)
+	go func() { ended <- s.a.out.acceptArrivals(ctx, l) }()
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", l.Addr().String(), &tls.Config{ServerName: "b.grid", RootCAs: s.ca.Roots()})
+	if err != nil {
+		t.Errorf("a connection after that: %v", err)
+	} else {
+		conn.Close()
+	}
+	if !strings.Contains(s.log.String(), "too many open files") {
+		t.Error("the log does not say why")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	closed := listen(t)
+	closed.Close()
+	if err := s.a.out.acceptArrivals(t.Context(), closed); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a listener that was closed: %v", err)
+	}
 }
 
 func port(t *testing.T, addr string) string {
