@@ -123,7 +123,11 @@ const acceptPause = 100 * time.Millisecond
 
 // acceptArrivals takes connections of a TLS listener until ctx is done.
 func (o *outbound) acceptArrivals(ctx context.Context, l net.Listener) error {
-	defer context.AfterFunc(ctx, func() { l.Close() })()
+	// Accept fails before Close has returned, and the port is free only then: the
+	// next life of the edge wants it at once. Whoever comes second here waits.
+	closeListener := sync.OnceFunc(func() { l.Close() })
+	defer closeListener()
+	defer context.AfterFunc(ctx, closeListener)()
 	var work sync.WaitGroup
 	defer work.Wait()
 	port := uint16(0)

@@ -188,6 +188,39 @@ func TestListener(t *testing.T) {
 	eventually(t, "the log names what was asked for", func() bool { return strings.Contains(s.log.String(), "a name that no peer holds") })
 }
 
+// slowToClose is a listener whose Close takes until gate is closed, but for Accept, which
+// fails at once.
+type slowToClose struct {
+	net.Listener
+	gate chan struct{}
+}
+
+func (l *slowToClose) Close() error {
+	err := l.Listener.Close()
+	<-l.gate
+	return err
+}
+
+// TestPortIsFreeAtTheEnd: the next life wants to listen there at once.
+func TestPortIsFreeAtTheEnd(t *testing.T) {
+	s := newSide(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &slowToClose{listen(t), make(chan struct{})}
+	ended := make(chan error, 1)
+	go func() { ended <- s.a.out.acceptArrivals(ctx, l) }()
+	cancel()
+	select {
+	case err := <-ended:
+		close(l.gate)
+		t.Fatalf("it has ended (%v) before its listener was closed", err)
+	case <-time.After(200 * time.Millisecond): // right code passes however slow the machine is
+	}
+	close(l.gate)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // tired is a listener that at first cannot accept.
 type tired struct {
 	net.Listener
