@@ -221,6 +221,7 @@ func (c *custody) take(x *exchange) (done bool, _ *mautrix.RespError) {
 // live has a transaction that was read already sent at once, if nothing waits.
 func (c *custody) live(x *exchange, body []byte) *mautrix.RespError {
 	if c.o.outbox.Waiting(x.peer.ID, custodyLane) > 0 {
+		c.o.wakes.trouble(x.peer.ID, x.name)
 		return respond(mautrix.MUnknown.WithStatus(http.StatusServiceUnavailable), "the transaction is too large to wait on disk, and others wait before it for "+x.peer.Name)
 	}
 	x.end() // of the body on the connection
@@ -256,6 +257,7 @@ func (c *custody) notTaken(x *exchange, err error) *mautrix.RespError {
 		return respond(errPeerDown, "the peer "+x.peer.Name+", who holds "+x.name+", is not active")
 	}
 	c.o.metrics.custody.WithLabelValues(x.peer.Name, "out", "failed").Inc()
+	c.o.wakes.trouble(x.peer.ID, x.name)
 	c.o.log.Warn("a transaction is not taken into custody", "peer", x.peer.Name, "server", x.name, "err", err)
 	return respond(mautrix.MUnknown.WithStatus(http.StatusServiceUnavailable), "the gateway cannot store the transaction now")
 }

@@ -99,15 +99,21 @@ func TestCustodyRefuses(t *testing.T) {
 	}
 }
 
-// TestCustodyOfWhatNoItemHolds goes live, and not past others.
-func TestCustodyOfWhatNoItemHolds(t *testing.T) {
-	s := inCustody(t)
+// incompressible is a body that no item can hold.
+func incompressible(t *testing.T) string {
+	t.Helper()
 	noise := make([]byte, 2<<20)
 	r := rand.NewChaCha8([32]byte{1})
 	if _, err := r.Read(noise); err != nil {
 		t.Fatal(err)
 	}
-	body := `{"x":"` + base64.StdEncoding.EncodeToString(noise) + `"}`
+	return `{"x":"` + base64.StdEncoding.EncodeToString(noise) + `"}`
+}
+
+// TestCustodyOfWhatNoItemHolds goes live, and not past others.
+func TestCustodyOfWhatNoItemHolds(t *testing.T) {
+	s := inCustody(t)
+	body := incompressible(t)
 	arrived := make(chan string, 1)
 	s.links.serve(func(w http.ResponseWriter, r *http.Request) {
 		z, err := newGunzip(r.Body, 8<<20)

@@ -239,6 +239,33 @@ func TestWakeAfterTroubleOnTheWay(t *testing.T) {
 	}
 }
 
+// TestWakeAfterCustodyRefused: the homeserver backs off for a transaction that could not wait
+// here, too, though the link is up all the time.
+func TestWakeAfterCustodyRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*fakeOutbox)
+		body  func() string
+	}{
+		"disk":             {func(f *fakeOutbox) { f.disk = errors.New("disk full") }, func() string { return "{}" }},
+		"others before it": {func(f *fakeOutbox) { f.wait = 1 }, func() string { return incompressible(t) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := inCustody(t)
+			log := s.looksUp(s.client(false))
+			s.links.serve(farAliasUnknown)
+			s.a.PeerUp(s.bob.ID)
+			eventually(t, "the first lookup", func() bool { return log.count() == 1 && !s.wakeOf("b.grid").Reached.IsZero() })
+			s.settle("b.grid")
+			before := s.wakeOf("b.grid").Reached
+			s.outbox.set(func() { c.spoil(s.outbox) })
+			if res := s.sendTxn(c.body()); res.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("%s %.100s", res.Status, res.body)
+			}
+			eventually(t, "another lookup", func() bool { return s.wakeOf("b.grid").Reached.After(before) })
+		})
+	}
+}
+
 // TestWakeAfterTroubleBeside: a server fails while the last lookup is on its way back. What
 // the homeserver hears last may be the failure.
 func TestWakeAfterTroubleBeside(t *testing.T) {
