@@ -34,6 +34,7 @@ type outbound struct {
 	custody  *custody
 	handlers handlers
 	patience time.Duration // headerPatience
+	linger   time.Duration // lingerFor
 	// sometimes is for warnings that one fault would cause by the thousand.
 	sometimes rate.Sometimes
 }
@@ -44,7 +45,7 @@ func newOutbound(cfg *Config) (*outbound, error) {
 	}
 	o := &outbound{
 		cfg: cfg, log: cfg.Log.With("dir", "out"), metrics: newOutMetrics(cfg.Metrics),
-		arrivals: newHandoff(), patience: headerPatience, sometimes: rate.Sometimes{First: 1, Interval: time.Minute},
+		arrivals: newHandoff(), patience: headerPatience, linger: lingerFor, sometimes: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	o.tls = o.tlsConfig()
 	o.wakes = newWakes(o)

@@ -231,6 +231,7 @@ func TestAnswerToOneWhoIsWriting(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSide(t, func(c *Config) { c.MaxBody = 1 << 20 })
+			s.a.out.linger = patience // not of this machine's speed
 			s.links.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 			conn, err := tls.Dial("tcp", s.direct, &tls.Config{ServerName: "b.grid", RootCAs: s.ca.Roots()})
 			if err != nil {

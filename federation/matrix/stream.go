@@ -97,7 +97,7 @@ func (x *exchange) linger() {
 		return
 	}
 	ctl := http.NewResponseController(x.w)
-	if ctl.Flush() != nil || ctl.SetReadDeadline(time.Now().Add(lingerFor)) != nil {
+	if ctl.Flush() != nil || ctl.SetReadDeadline(time.Now().Add(x.o.linger)) != nil {
 		return // it is gone
 	}
 	// Whether it ends is the homeserver's affair: it has its answer.
