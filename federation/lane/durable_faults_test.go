@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +19,8 @@ import (
 // lock has another program hold the database until unlock is called.
 func (w *town) lock() (unlock func()) {
 	w.t.Helper()
-	other, err := sql.Open("sqlite", "file:"+w.path+"?_txlock=immediate")
+	// It waits for a commit that is under way.
+	other, err := sql.Open("sqlite", fmt.Sprintf("file:%s?_txlock=immediate&_pragma=busy_timeout(%d)", w.path, patience.Milliseconds()))
 	if err != nil {
 		w.t.Fatal(err)
 	}
