@@ -90,7 +90,7 @@ func storeFix(state store.HealthState, path string) string {
 	case store.HealthLocked:
 		return "end what else has " + path + " open, such as sqlite3 or a backup; it then goes on by itself"
 	case store.HealthDamaged:
-		return "stop the gateway and restore " + path + " from the backup, or save what can be read: sqlite3 " + path + " .recover | sqlite3 recovered.db"
+		return "stop the gateway and restore " + path + " from the backup, or save what can be read as docs/delivery.md has it"
 	case store.HealthFailing:
 		return "look whether the disk of " + path + " fails or is mounted read-only; once it takes writes it goes on by itself"
 	}

@@ -249,7 +249,7 @@ func TestOpenRefusesADamagedDatabase(t *testing.T) {
 		s.Close()
 		t.Fatal("opened")
 	}
-	for _, want := range []string{path, "restore the backup", ".recover"} {
+	for _, want := range []string{path, "from the backup", "docs/delivery.md"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not say %q", err, want)
 		}

@@ -96,7 +96,7 @@ func fileSizes(paths ...string) (sum int64, err error) {
 func mend(err error, path string) error {
 	err = named(stateOf(err, path), err)
 	if errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%w; restore the backup, or save what can be read with: sqlite3 %s .recover | sqlite3 recovered.db", err, path)
+		return fmt.Errorf("%w; restore %s from the backup, or save what can be read as docs/delivery.md has it", err, path)
 	}
 	return err
 }
