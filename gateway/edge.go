@@ -218,23 +218,25 @@ func (e *edge) keepHeard(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			e.noteHeard(ctx, e.links.Status(), stored)
 		}
-		for _, st := range e.links.Status() {
-			if !st.LastHeard.After(stored[st.Peer]) {
-				continue
-			}
-			if err := e.g.registry.Heard(ctx, st.Peer, st.LastHeard); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				if !passes(err) {
-					return fmt.Errorf("store: %w", err)
-				}
+	}
+}
+
+// noteHeard stores what is newer than stored. Whatever keeps the store from that ends
+// nothing: it is seen in the status of a gateway that runs.
+func (e *edge) noteHeard(ctx context.Context, links []link.PeerStatus, stored map[federation.GridID]time.Time) {
+	for _, st := range links {
+		if !st.LastHeard.After(stored[st.Peer]) {
+			continue
+		}
+		if err := e.g.registry.Heard(ctx, st.Peer, st.LastHeard); err != nil {
+			if ctx.Err() == nil {
 				e.g.log.Warn("when a peer was last heard is not stored", "err", err)
-				break
 			}
-			stored[st.Peer] = st.LastHeard
+			return
 		}
+		stored[st.Peer] = st.LastHeard
 	}
 }
 

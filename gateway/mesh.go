@@ -51,8 +51,8 @@ func (m *mesh) run(ctx context.Context) error {
 		defer again.Stop()
 		for {
 			m.door.know(m.g.registry.Directory().Now())
-			if err := m.sync(ctx); err != nil && ctx.Err() == nil {
-				return err
+			if err := m.sync(ctx); err != nil && ctx.Err() == nil { // what the store cannot read ends nothing
+				m.g.log.Error("peerings that invites brought stay as they are for now", "err", err)
 			}
 			select {
 			case <-changed:

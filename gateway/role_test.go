@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/link"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
 	"github.com/yggate/yggate/store"
@@ -294,5 +295,51 @@ func TestStoreIsWellAgain(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestBrokenStoreEndsNothing: a gateway whose store fails goes on, and shows it.
+func TestBrokenStoreEndsNothing(t *testing.T) {
+	t.Parallel()
+	conf := lonelyConfig(t)
+	log := logged{slog.DiscardHandler, make(chan string, 100)}
+	g := &gateway{log: slog.New(log), metrics: newMetrics()}
+	g.conf.Store(conf)
+	if err := g.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.store.Close(); err != nil { // it reads and writes nothing from here on
+		t.Fatal(err)
+	}
+	await := func(message string) {
+		t.Helper()
+		for deadline := time.After(time.Minute); ; {
+			select {
+			case got := <-log.messages:
+				if got == message {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("no %q", message)
+			}
+		}
+	}
+	e, stored := &edge{g: g}, map[federation.GridID]time.Time{}
+	e.noteHeard(t.Context(), []link.PeerStatus{{Peer: "bob", LastHeard: time.Now()}}, stored)
+	await("when a peer was last heard is not stored")
+	if len(stored) > 0 {
+		t.Error("what was not stored is not tried again")
+	}
+	m, err := newMesh(g, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.run(ctx) }()
+	await("peerings that invites brought stay as they are for now")
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("the mesh ended: %v", err)
 	}
 }
