@@ -144,17 +144,19 @@ type flags struct {
 	*flag.FlagSet
 	config string
 	json   bool
+	help   func()
 }
 
 func newFlags(sh *shell, c *command) *flags {
 	f := &flags{FlagSet: flag.NewFlagSet(c.name, flag.ContinueOnError)}
-	f.SetOutput(io.Discard) // exitCode reports; Usage sets its own
+	f.SetOutput(io.Discard) // exitCode reports; help sets its own
+	f.Usage = func() {}     // what a script takes is no place for it
 	path := config.DefaultPath
 	if env := os.Getenv("YGGATE_CONFIG"); env != "" {
 		path = env
 	}
 	f.StringVar(&f.config, "config", path, "the configuration `FILE`")
-	f.Usage = func() {
+	f.help = func() {
 		fmt.Fprintf(sh.out, "Usage: yggate %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), strings.TrimSpace(c.long))
 		fmt.Fprint(sh.out, "\nFlags:\n")
 		f.SetOutput(sh.out)
@@ -186,6 +188,7 @@ func (f *flags) parse(args []string, low, high int) ([]string, error) {
 		// One flag at a time, so that "--" and words keep their meaning.
 		if err := f.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
+				f.help()
 				return nil, err
 			}
 			return nil, badUsage("%v", err)
