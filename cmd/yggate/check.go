@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/gateway"
 	"github.com/yggate/yggate/gateway/config"
 )
 
@@ -72,10 +72,8 @@ func check(path string) checked {
 	if _, err := federation.LoadKeyFile(c.MeshKey()); err != nil {
 		fail(err)
 	}
-	if c.XMPP != nil && c.XMPP.ServerCA != "" {
-		if _, err := os.ReadFile(c.XMPP.ServerCA); err != nil {
-			fail(fmt.Errorf("xmpp.server_ca: %w", err))
-		}
+	for _, err := range gateway.CheckFiles(c) {
+		fail(err)
 	}
 	res.OK = len(res.Errors) == 0
 	return res
