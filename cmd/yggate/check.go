@@ -60,7 +60,7 @@ func check(path string) checked {
 		}
 		return res
 	case err != nil:
-		fail(err)
+		fail(unread(err))
 		return res
 	}
 	res.Warnings = append(res.Warnings, c.Warnings...)

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -213,14 +214,22 @@ func (f *flags) parse(args []string, low, high int) ([]string, error) {
 func (f *flags) load(sh *shell) (*config.Config, error) {
 	c, err := config.Load(f.config)
 	var ps config.Problems
-	switch {
-	case errors.As(err, &ps):
+	if errors.As(err, &ps) {
 		fmt.Fprintln(sh.err, ps.Error())
 		return nil, &toldError{err}
-	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("%w; `yggate init` writes one, or name yours with --config", err)
 	}
-	return c, err
+	return c, unread(err)
+}
+
+// unread adds to the error of a configuration that cannot be read what to do.
+func unread(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; `yggate init` writes one, or name yours with --config", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; run this as root, or as the user that the gateway runs as", err)
+	}
+	return err
 }
 
 // client returns a client of the gateway that runs with this configuration.

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -68,5 +70,23 @@ func TestShort(t *testing.T) {
 		if got := short(d); got != want {
 			t.Errorf("short(%v) = %q, want %q", d, got, want)
 		}
+	}
+}
+
+// Of a file that cannot be read it is said what to do, in each case another thing.
+func TestUnread(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("read configuration: %w", fs.ErrNotExist), "`yggate init` writes one"},
+		{fmt.Errorf("read configuration: %w", fs.ErrPermission), "run this as root, or as the user that the gateway runs as"},
+	} {
+		if err := unread(c.err); !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+	}
+	if err := unread(nil); err != nil {
+		t.Errorf("of none: %v", err)
 	}
 }
