@@ -70,9 +70,16 @@ func (g *gateway) serveMetrics(ctx context.Context) error {
 	return serveHTTP(ctx, l, mux)
 }
 
+// idleTime is how long a connection may stay that asks nothing. Prometheus asks each
+// minute or so.
+const idleTime = 5 * time.Minute
+
 // serveHTTP serves until ctx is done and then returns nil.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTime,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
