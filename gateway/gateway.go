@@ -25,6 +25,7 @@ import (
 	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/localca"
 	"github.com/yggate/yggate/federation/pairing"
+	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
 	"github.com/yggate/yggate/store"
 	"github.com/yggate/yggate/transports"
@@ -168,6 +169,9 @@ func (g *gateway) open(ctx context.Context) error {
 // CheckFiles says what is wrong with the files that a configuration names, as the start
 // of the gateway would.
 func CheckFiles(c *config.Config) (wrong []error) {
+	if err := admin.CheckPath(admin.SocketPath(c.State)); err != nil {
+		wrong = append(wrong, fmt.Errorf("state: %w", err))
+	}
 	if c.XMPP != nil && c.XMPP.ServerCA != "" {
 		if _, err := readRoots(c.XMPP.ServerCA); err != nil {
 			wrong = append(wrong, fmt.Errorf("xmpp.server_ca: %w", err))

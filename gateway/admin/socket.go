@@ -16,13 +16,21 @@ const maxSocketPath = 107
 // SocketPath returns where the gateway with that state directory listens.
 func SocketPath(state string) string { return filepath.Join(state, "run", "admin.sock") }
 
+// CheckPath says whether a path is short enough for a socket.
+func CheckPath(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("%s has %d bytes, a socket's path at most %d; use a shorter state directory", path, len(path), maxSocketPath)
+	}
+	return nil
+}
+
 // Listen opens the admin socket, mode 0600 in a directory of mode 0700. What a
 // dead gateway left behind is removed; anything else that is in the way, a live
 // gateway above all, is an error. Close removes the socket.
 func Listen(path string) (net.Listener, error) {
 	fail := func(err error) (net.Listener, error) { return nil, fmt.Errorf("open admin socket: %w", err) }
-	if len(path) > maxSocketPath {
-		return fail(fmt.Errorf("%s has %d bytes, a socket's path at most %d; use a shorter state directory", path, len(path), maxSocketPath))
+	if err := CheckPath(path); err != nil {
+		return fail(err)
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
