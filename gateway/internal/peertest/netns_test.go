@@ -81,7 +81,8 @@ func TestStockNode(t *testing.T) {
 	node("b", b, "127.0.0.1:9001", "tcp://10.77.2.2:9001")
 	eventually(t, func(context.Context) error {
 		log, err := os.ReadFile(router.Log)
-		if n := bytes.Count(log, []byte("Connected inbound:")); err == nil && n != 2 {
+		// A busy machine may have one come twice.
+		if n := bytes.Count(log, []byte("Connected inbound:")); err == nil && n < 2 {
 			err = fmt.Errorf("%d inbound peerings at the router", n)
 		}
 		return err
