@@ -33,7 +33,7 @@ var (
 	copyDead = prepareWrite(`INSERT INTO dead (peer, lane, epoch, seq, kind, at, expires, died, reason, detail, mid, conv, body)
 		SELECT ?, ?, epoch, ?, kind, at, expires, ?, ?, ?, mid, conv, body FROM outbox WHERE id = ? AND epoch = ?`)
 	cutDead   = prepareWrite(`DELETE FROM outbox WHERE id = ? RETURNING size`)
-	markTold  = prepareWrite(`UPDATE dead SET told = 1 WHERE id = ?`)
+	markTold  = prepareWrite(`UPDATE dead SET told = 1 WHERE id = ? AND peer = ? AND lane = ? AND epoch = ? AND seq = ?`)
 	dropDead  = prepareWrite(`DELETE FROM dead WHERE id = ?`)
 	afterKept = prepareWrite(`SELECT died, id FROM dead WHERE told = 1 AND died > 0 ORDER BY died DESC, id DESC LIMIT 1 OFFSET ?`)
 	purgeDead = prepareWrite(`DELETE FROM dead WHERE id IN
@@ -108,8 +108,18 @@ func (s *Store) UntoldPeers(ctx context.Context) (peers []string, err error) {
 	}
 }
 
-// MarkTold notes that the senders of dead letters know.
-func (s *Store) MarkTold(tx *sql.Tx, rows []int64) error { return s.execEach(tx, markTold, rows) }
+// MarkTold notes that the senders of dead letters know. Rows that are no more, or are
+// another letter's by now, are left alone.
+func (s *Store) MarkTold(tx *sql.Tx, letters []Dead) error {
+	st := s.in(tx, markTold)
+	for i := range letters {
+		l := &letters[i]
+		if _, err := st.Exec(l.Row, l.Peer, l.Lane, int64(l.Pos.Epoch), int64(l.Pos.Seq)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // DeadLetters returns the newest dead letters to a peer, or to all where peer is
 // "", newest first.

@@ -30,6 +30,20 @@ func deadRows(t *testing.T) func([]Dead, error) []int64 {
 	}
 }
 
+// tell notes that the senders of dead letters know.
+func tell(t *testing.T, s *Store, rows ...int64) {
+	t.Helper()
+	var letters []Dead
+	for _, row := range rows {
+		d, err := s.DeadLetter(t.Context(), row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		letters = append(letters, d)
+	}
+	write(t, s, func(tx *sql.Tx) error { return s.MarkTold(tx, letters) })
+}
+
 func TestBuryOut(t *testing.T) {
 	s := openTemp(t)
 	died := time.UnixMilli(1_795_000_000_456)
@@ -90,10 +104,7 @@ func TestUntold(t *testing.T) {
 	s := openTemp(t)
 	rows := deadRows(t)
 	bury(t, s)
-	tell := func(rows ...int64) {
-		write(t, s, func(tx *sql.Tx) error { return s.MarkTold(tx, rows) })
-	}
-	tell(2, 4)
+	tell(t, s, 2, 4)
 	if got := rows(s.Untold(t.Context(), "a", 0, 10)); !reflect.DeepEqual(got, []int64{1, 3}) {
 		t.Errorf("untold of a: %v", got)
 	}
@@ -109,7 +120,7 @@ func TestUntold(t *testing.T) {
 	if d, err := s.DeadLetter(t.Context(), 2); err != nil || !d.Told {
 		t.Errorf("got %+v, %v", d, err)
 	}
-	tell(1, 3, 5)
+	tell(t, s, 1, 3, 5)
 	if got, err := s.UntoldPeers(t.Context()); err != nil || got != nil {
 		t.Errorf("peers %q, %v", got, err)
 	}
@@ -136,7 +147,7 @@ func TestDeadLetters(t *testing.T) {
 	s := openTemp(t)
 	rows := deadRows(t)
 	bury(t, s)
-	write(t, s, func(tx *sql.Tx) error { return s.MarkTold(tx, []int64{2}) })
+	tell(t, s, 2)
 	if got := rows(s.DeadLetters(t.Context(), "", 4)); !reflect.DeepEqual(got, []int64{5, 4, 3, 2}) {
 		t.Errorf("newest of all: %v", got)
 	}
@@ -172,7 +183,7 @@ func TestPurgeDead(t *testing.T) {
 			bury(t, s)
 			setNow(t, begin.Add(2*time.Minute))
 			bury(t, s)
-			write(t, s, func(tx *sql.Tx) error { return s.MarkTold(tx, []int64{2, 3, 4, 5, 6, 7, 9, 10}) })
+			tell(t, s, 2, 3, 4, 5, 6, 7, 9, 10)
 			var n int64
 			write(t, s, func(tx *sql.Tx) (err error) { n, err = s.PurgeDead(tx, c.keep, c.before, c.limit); return err })
 			got := deadRows(t)(s.DeadLetters(t.Context(), "", 100))

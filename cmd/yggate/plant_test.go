@@ -97,18 +97,18 @@ func plantItems(path, peer, on string, items []store.LaneItem, told ...string) (
 
 // markAll notes that the senders of all dead letters have been told.
 func markAll(tx *sql.Tx, s *store.Store) error {
-	rows, err := tx.Query(`SELECT id FROM dead`)
+	rows, err := tx.Query(`SELECT id, peer, lane, epoch, seq FROM dead`)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	var ids []int64
+	var letters []store.Dead
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
+		var d store.Dead
+		if err := rows.Scan(&d.Row, &d.Peer, &d.Lane, &d.Pos.Epoch, &d.Pos.Seq); err != nil {
 			return err
 		}
-		ids = append(ids, id)
+		letters = append(letters, d)
 	}
-	return errors.Join(rows.Err(), s.MarkTold(tx, ids))
+	return errors.Join(rows.Err(), s.MarkTold(tx, letters))
 }

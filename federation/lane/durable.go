@@ -46,9 +46,9 @@ type Durable struct {
 	metrics *durableMetrics
 	// untold has a token when there are new dead letters.
 	untold chan struct{}
-	// told are dead letters, by row, whose senders know, which the disk does not know
-	// yet. It is giveBack's own.
-	told map[int64]store.Pos
+	// told are dead letters whose senders know, which the disk does not know yet. It is
+	// giveBack's own.
+	told map[letter]bool
 
 	mu      sync.Mutex
 	running context.Context // of Run; nil before and after
@@ -73,7 +73,7 @@ func NewDurable(ctx context.Context, cfg DurableConfig) (*Durable, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Durable{
-		cfg: cfg, untold: make(chan struct{}, 1), told: map[int64]store.Pos{},
+		cfg: cfg, untold: make(chan struct{}, 1), told: map[letter]bool{},
 		out: map[laneKey]*outLane{}, in: map[laneKey]*inLane{},
 		up: map[federation.GridID]bool{}, budgets: map[federation.GridID]*budget{},
 	}

@@ -270,29 +270,37 @@ func (d *Durable) giveBackOnce(ctx context.Context) (more bool, err error) {
 
 // tell gives dead letters back, in order, and notes which senders were told.
 func (d *Durable) tell(ctx context.Context, dead []store.Dead) (told int, err error) {
-	var rows []int64
-	for i := range dead {
-		if err = d.tellOne(ctx, &dead[i]); err != nil {
-			break
+	for told < len(dead) && err == nil {
+		if err = d.tellOne(ctx, &dead[told]); err == nil {
+			told++
 		}
-		rows = append(rows, dead[i].Row)
 	}
-	if len(rows) == 0 {
+	if told == 0 {
 		return 0, err
 	}
 	// They have been told, whatever happens now.
-	failed := d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, rows) })
+	dead = dead[:told]
+	failed := d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, dead) })
 	if failed == nil {
-		for _, row := range rows {
-			delete(d.told, row)
+		for i := range dead {
+			delete(d.told, letterOf(&dead[i]))
 		}
 	}
-	return len(rows), errors.Join(err, failed)
+	return told, errors.Join(err, failed)
 }
+
+// letter names a dead letter for good; a row alone may be another's later.
+type letter struct {
+	row        int64
+	peer, lane string
+	pos        store.Pos
+}
+
+func letterOf(l *store.Dead) letter { return letter{l.Row, l.Peer, l.Lane, l.Pos} }
 
 // tellOne gives one dead letter back, unless that was done and could not be noted.
 func (d *Durable) tellOne(ctx context.Context, l *store.Dead) error {
-	if pos, ok := d.told[l.Row]; ok && pos == l.Pos {
+	if d.told[letterOf(l)] {
 		return nil
 	}
 	to := d.cfg.Recipients[ProtocolOf(l.Kind)]
@@ -306,6 +314,6 @@ func (d *Durable) tellOne(ctx context.Context, l *store.Dead) error {
 			return fmt.Errorf("give back an item for %s: %w", d.peerName(federation.GridID(l.Peer)), err)
 		}
 	}
-	d.told[l.Row] = l.Pos
+	d.told[letterOf(l)] = true
 	return nil
 }

@@ -77,3 +77,34 @@ func TestToldOnce(t *testing.T) {
 		t.Errorf("%d are remembered in vain", len(d.told))
 	}
 }
+
+// TestToldIsNotAnother: while a sender is told, the operator puts the letter into the queue
+// again, and its row becomes another letter's. That one's sender does not know yet.
+func TestToldIsNotAnother(t *testing.T) {
+	t.Parallel()
+	a, _ := towns(t)
+	d := a.open()
+	t.Cleanup(func() {
+		if err := a.st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	a.dead("bob", "first")
+	letters, err := a.st.Untold(t.Context(), "bob", 0, buryItems)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.st.Write(t.Context(), func(tx *sql.Tx) error { return a.st.DropDead(tx, []int64{letters[0].Row}) }); err != nil {
+		t.Fatal(err)
+	}
+	a.dead("carol", "second")
+	if _, err := d.tell(t.Context(), letters); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.giveBackOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.hall.returned(); !slices.Equal(got, []string{"first", "second"}) {
+		t.Errorf("told of %q", got)
+	}
+}
