@@ -33,7 +33,7 @@ type conn struct {
 	enc  encoder // writes into buf
 	buf  bytes.Buffer
 	wake chan struct{}
-	less chan struct{} // closed and replaced when buf was emptied
+	less chan struct{} // closed and replaced when buf was emptied, closed for good at the end
 
 	once sync.Once
 	gone chan struct{} // closed at the end
@@ -59,26 +59,24 @@ func (c *conn) answer(kind byte, id uint16, code byte) {
 	_ = c.send(func(e encoder) error { e.answer(kind, id, code); return nil }) // there is no error in it
 }
 
-// queued is how many bytes wait for the writer.
-func (c *conn) queued() int {
+// crowded returns, while more bytes than most wait for the writer, what is closed when
+// less do, or when the connection ends; else nil.
+func (c *conn) crowded(most int) <-chan struct{} {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	return c.buf.Len()
-}
-
-// drained returns what is closed when less waits for the writer, or the connection
-// ends.
-func (c *conn) drained() <-chan struct{} {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	if c.buf.Len() <= most {
+		return nil
+	}
 	return c.less
 }
 
 func (c *conn) tellDrained() {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	close(c.less)
-	c.less = make(chan struct{})
+	if !c.ended() {
+		close(c.less)
+		c.less = make(chan struct{})
+	}
 }
 
 // write writes what is queued, all there is at a time.
@@ -134,9 +132,20 @@ func (c *conn) end(err error, before func()) {
 		c.why = err
 		before()
 		_ = c.nc.Close() // nothing more is read or written
+		c.wmu.Lock()
+		defer c.wmu.Unlock()
 		close(c.gone)
-		c.tellDrained()
+		close(c.less)
 	})
+}
+
+func (c *conn) ended() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 func (c *conn) reason() error {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -150,4 +151,40 @@ func TestHeldForNobody(t *testing.T) {
 	d.play(up + "publish 1 a\n< 62 02 20 00\n< 62 02 20 01\n< 62 02 20 02\n< 32*\n> 70 02 20 00\n> 70 02 20 01\n> 70 02 20 02\n> 40 02 00 01\ndone a\n")
 	// Should it be sent again after all, it is a new message.
 	d.play("publish 2 k1\n< 34 .. 00 01 74 20 03*\n> 50 02 20 03\n< 62 02 20 03\n> 70 02 20 03\ndone k1")
+}
+
+// A message at QoS 0 that waits for the writer does not wait for that of a connection that
+// has ended.
+func TestWaitsForNoEndedConnection(t *testing.T) {
+	d := newDialogue(t, Config{})
+	d.play("accept\n< 10*\n> 20 03 01 00 00\npublish 1 k\n< 32*") // it is up
+	for range 10 {
+		sent := make(chan error, 1)
+		var queued atomic.Int32
+		go func() {
+			for range 64 { // far more than may wait for the writer, and be written at a time
+				if err := d.s.Send(t.Context(), "", &Message{Topic: "t", Payload: make([]byte, most0/8)}, func(error) {}); err != nil {
+					sent <- err
+					return
+				}
+				queued.Add(1)
+			}
+			sent <- nil
+		}()
+		for end := time.Now().Add(patience); queued.Load() < 8; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d messages are queued", queued.Load())
+			}
+		}
+		d.conn.Close()
+		select {
+		case err := <-sent:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("it waits for ever")
+		}
+		d.play("accept\n< 10*\n> 20 03 01 00 00\n< 3a*")
+	}
 }

@@ -204,12 +204,12 @@ const most0 = 1 << 20
 
 func (s *Session) admit0(f *flight) <-chan struct{} {
 	c := s.conn
-	if c == nil {
+	if c == nil || c.ended() { // which may not be taken out of use yet
 		s.call(f, ErrDown)
 		return nil
 	}
-	if c.queued() > most0 {
-		return c.drained()
+	if wait := c.crowded(most0); wait != nil {
+		return wait
 	}
 	s.transmit0(c, f)
 	return nil
