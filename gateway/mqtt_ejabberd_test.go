@@ -71,44 +71,13 @@ func (x *mixed) awaitCrossing(t *testing.T, from, to, payload string) {
 	x.ends[to].user(t, "grid/"+from+"/house/first", nil).await(t, payload)
 }
 
-// retained is what a broker gives a new subscriber, as "topic payload": all is there
-// when the retained message of another topic is that was published after.
-func (x *mixed) retained(t *testing.T, at, filter string) []string {
-	t.Helper()
-	x.ends[at].user(t, "", nil).put(t, &paho.Publish{Topic: "zz/end", QoS: 1, Retain: true, Payload: []byte("end")})
-	c := x.ends[at].user(t, filter, nil)
-	if _, err := c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "zz/end", QoS: 2}}}); err != nil {
-		t.Fatal(err)
-	}
-	c.await(t, "end")
-	var all []string
-	for _, p := range c.messages() {
-		if p.Topic != "zz/end" {
-			all = append(all, p.Topic+" "+string(p.Payload))
-		}
-	}
-	slices.Sort(all)
-	return all
-}
-
-func (x *mixed) awaitRetained(t *testing.T, at, filter string, want ...string) {
-	t.Helper()
-	var got []string
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if got = x.retained(t, at, filter); slices.Equal(got, want) {
-			return
-		}
-	}
-	t.Fatalf("%s has %q below %s, want %q", at, got, filter, want)
-}
-
 // TestMQTTEjabberd is ejabberd as the broker of one side.
 func TestMQTTEjabberd(t *testing.T) {
 	t.Parallel()
 	x := newMixed(t)
 	t.Run("where peers stand", func(t *testing.T) {
-		x.awaitRetained(t, "e", "grid-state/#", "grid-state/m/state online", "grid-state/self/state online")
-		x.awaitRetained(t, "e", "house/m/up", "house/m/up online")
+		x.ends["e"].awaitRetained(t, "grid-state/#", "grid-state/m/state online", "grid-state/self/state online")
+		x.ends["e"].awaitRetained(t, "house/m/up", "house/m/up online")
 	})
 	t.Run("messages", func(t *testing.T) { x.both(t, x.messages) })
 	t.Run("retained", func(t *testing.T) { x.both(t, x.retains) })
@@ -151,12 +120,12 @@ func (x *mixed) retains(t *testing.T, from, to string) {
 	}
 	keep("a", "1")
 	keep("b", "1")
-	x.awaitRetained(t, to, filter, name+"a 1", name+"b 1")
+	x.ends[to].awaitRetained(t, filter, name+"a 1", name+"b 1")
 	keep("a", "2")
 	keep("b", "")
-	x.awaitRetained(t, to, filter, name+"a 2")
+	x.ends[to].awaitRetained(t, filter, name+"a 2")
 	keep("a", "")
-	x.awaitRetained(t, to, filter)
+	x.ends[to].awaitRetained(t, filter)
 }
 
 // retainsAway has what is retained at ejabberd change while its gateway is not there, and
@@ -169,9 +138,9 @@ func (x *mixed) retainsAway(t *testing.T) {
 	for _, topic := range []string{"changed", "cleared", "same"} {
 		keep(topic, "before")
 	}
-	x.awaitRetained(t, "m", filter, name+"changed before", name+"cleared before", name+"same before")
+	x.ends["m"].awaitRetained(t, filter, name+"changed before", name+"cleared before", name+"same before")
 	check(t, x.e.Gateway.Kill())
-	x.awaitRetained(t, "e", "grid-state/self/state", "grid-state/self/state offline") // its will
+	x.ends["e"].awaitRetained(t, "grid-state/self/state", "grid-state/self/state offline") // its will
 	keep("changed", "after")
 	keep("cleared", "")
 	keep("new", "after")
@@ -181,7 +150,7 @@ func (x *mixed) retainsAway(t *testing.T) {
 	if err := x.e.Gateway.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	x.awaitRetained(t, "m", filter, name+"changed after", name+"new after", name+"same before")
+	x.ends["m"].awaitRetained(t, filter, name+"changed after", name+"new after", name+"same before")
 }
 
 // killed kills ejabberd while messages go both ways. What it had acknowledged and not
@@ -223,7 +192,7 @@ func (x *mixed) killed(t *testing.T) {
 	c.more(t, 50)
 	x.both(t, func(t *testing.T, from, to string) { x.awaitCrossing(t, from, to, "third") })
 	c.more(t, 50)
-	x.awaitRetained(t, "e", "grid/m/house/kept", "grid/m/house/kept kept")
+	x.ends["e"].awaitRetained(t, "grid/m/house/kept", "grid/m/house/kept kept")
 	for i, r := range c.finish(t, 5*time.Second) {
 		t.Logf("%s, QoS %d: %v", []string{"from ejabberd", "to ejabberd"}[i/2], 1+i%2, r)
 		if r.LostBetween > 0 || i%2 == 1 && r.DupBetween > 0 {

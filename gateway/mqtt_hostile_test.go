@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,98 +22,6 @@ import (
 
 	"github.com/yggate/yggate/gateway/internal/peertest"
 )
-
-// mqttClient is an ordinary client of a grid's broker, and what it was given.
-type mqttClient struct {
-	*paho.Client
-	mu  sync.Mutex
-	got []*paho.Publish
-	// on is called for each message, if it is there.
-	on func(*paho.Publish)
-}
-
-// mqttUser connects a client that subscribes to filter, if that is not empty.
-func mqttUser(t *testing.T, m *peertest.Mosquitto, filter string, on func(*paho.Publish)) *mqttClient {
-	t.Helper()
-	return mqttUserAs(t, m.MQTT, peertest.MQTTLogin{}, filter, on)
-}
-
-// mqttUserAs is mqttUser with a broker that wants to know who it is.
-func mqttUserAs(t *testing.T, broker netip.AddrPort, as peertest.MQTTLogin, filter string, on func(*paho.Publish)) *mqttClient {
-	t.Helper()
-	conn, err := net.Dial("tcp", broker.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &mqttClient{on: on}
-	c.Client = paho.NewClient(paho.ClientConfig{
-		Conn: conn,
-		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
-			c.mu.Lock()
-			c.got = append(c.got, p.Packet)
-			c.mu.Unlock()
-			if c.on != nil {
-				c.on(p.Packet)
-			}
-			return true, nil
-		}},
-	})
-	window := uint16(65535)
-	if _, err := c.Connect(t.Context(), &paho.Connect{
-		Username: as.User, UsernameFlag: as.User != "", Password: []byte(as.Password), PasswordFlag: as.User != "", CleanStart: true, ClientID: "user" + strconv.FormatUint(rand.Uint64(), 36), KeepAlive: 30, Properties: &paho.ConnectProperties{ReceiveMaximum: &window},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Disconnect(&paho.Disconnect{}) }) // the broker may have ended before
-	if filter != "" {
-		if _, err := c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: filter, QoS: 2}}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return c
-}
-
-// publish publishes at QoS 1 and waits for the broker's acknowledgement.
-func (c *mqttClient) publish(t *testing.T, topic, payload string) {
-	t.Helper()
-	c.put(t, &paho.Publish{Topic: topic, QoS: 1, Payload: []byte(payload)})
-}
-
-// put publishes and waits until the broker has acknowledged.
-func (c *mqttClient) put(t *testing.T, m *paho.Publish) {
-	t.Helper()
-	if _, err := c.Publish(t.Context(), m); err != nil && !strings.Contains(err.Error(), "No matching subscribers") {
-		t.Fatal(err)
-	}
-}
-
-// messages are all that came so far.
-func (c *mqttClient) messages() []*paho.Publish {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.got)
-}
-
-// payloads are those of all that came below a topic.
-func (c *mqttClient) payloads(prefix string) []string {
-	var all []string
-	for _, p := range c.messages() {
-		if strings.HasPrefix(p.Topic, prefix) {
-			all = append(all, string(p.Payload))
-		}
-	}
-	return all
-}
-
-// await waits until a message with this payload came.
-func (c *mqttClient) await(t *testing.T, payload string) {
-	t.Helper()
-	for end := time.Now().Add(patience); !slices.Contains(c.payloads(""), payload); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%q did not come in %v, but %d others: %.500q", payload, patience, len(c.payloads("")), c.payloads(""))
-		}
-	}
-}
 
 // covers is the reference for filters of MQTT 5 §4.7, level by level.
 func covers(filter, name []string) bool {
@@ -202,9 +109,9 @@ func awaitTopic(t *testing.T, a, b *peertest.Grid, topic string) {
 	t.Helper()
 	e := &estate{t: t}
 	e.publish(a, "-t", topic, "-m", "x", "-r", "-q", "1")
-	e.awaitRetained(b, "grid/"+a.Name+"/"+topic, "grid/"+a.Name+"/"+topic+" x")
+	at(b).awaitRetained(t, "grid/"+a.Name+"/"+topic, "grid/"+a.Name+"/"+topic+" x")
 	e.publish(a, "-t", topic, "-n", "-r", "-q", "1")
-	e.awaitRetained(b, "grid/"+a.Name+"/"+topic)
+	at(b).awaitRetained(t, "grid/"+a.Name+"/"+topic)
 }
 
 // TestMQTTProperties asks and answers across grids with an ordinary client, and
@@ -214,18 +121,7 @@ func TestMQTTProperties(t *testing.T) {
 	e := newEstate(t, shareAll, "", "a", "b")
 	a, b := e.grids[0], e.grids[1]
 	awaitTopic(t, a, b, "house/first")
-	askAndAnswer(t, "a", end{broker: a.Broker.MQTT}, end{broker: b.Broker.MQTT})
-}
-
-// end is a broker and as whom its clients come.
-type end struct {
-	broker netip.AddrPort
-	as     peertest.MQTTLogin
-}
-
-func (e end) user(t *testing.T, filter string, on func(*paho.Publish)) *mqttClient {
-	t.Helper()
-	return mqttUserAs(t, e.broker, e.as, filter, on)
+	askAndAnswer(t, "a", at(a), at(b))
 }
 
 // askAndAnswer asks at one end, which the other knows by that name, and answers there.
@@ -275,7 +171,7 @@ func TestMQTTOverflow(t *testing.T) {
 			awaitTopic(t, a, b, "house/first")
 			to, from := mqttUser(t, b.Broker, "grid/a/house/n", nil), mqttUser(t, a.Broker, "", nil)
 			check(t, b.Gateway.Kill())
-			e.awaitRetained(a, "$grid/b/state", "$grid/b/state offline") // what is on its way is not dropped
+			at(a).awaitRetained(t, "$grid/b/state", "$grid/b/state offline") // what is on its way is not dropped
 			dropped := e.metric(a, `yggate_mqtt_dropped_total{dir="out",peer="b"`)
 			for i := range sent {
 				from.publish(t, "house/n", strconv.Itoa(i+1))
@@ -368,7 +264,7 @@ func TestMQTTMadBroker(t *testing.T) {
 			if err := g.Broker.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			(&estate{t: t}).awaitRetained(g, "$grid/self/state", "$grid/self/state online")
+			at(g).awaitRetained(t, "$grid/self/state", "$grid/self/state online")
 			mem, err := g.Gateway.Memory()
 			if err != nil {
 				t.Fatal(err)

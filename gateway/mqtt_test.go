@@ -133,32 +133,6 @@ func (e *estate) publish(g *peertest.Grid, args ...string) {
 	}
 }
 
-// retained returns what a broker retains below a filter, as "topic payload", sorted.
-func (e *estate) retained(g *peertest.Grid, filter string) []string {
-	e.t.Helper()
-	out, err := e.client(e.t.Context(), g, "mosquitto_sub", "-t", filter, "-v", "--retained-only", "-W", "1")
-	if err != nil && !strings.Contains(err.Error(), "exit status 27") { // timed out, as it always does
-		e.t.Fatal(err, out)
-	}
-	lines := strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
-	slices.Sort(lines)
-	return lines
-}
-
-func (e *estate) awaitRetained(g *peertest.Grid, filter string, want ...string) {
-	e.t.Helper()
-	slices.Sort(want)
-	var got []string
-	for end := time.Now().Add(time.Minute); ; {
-		if got = e.retained(g, filter); slices.Equal(got, want) {
-			return
-		}
-		if time.Now().After(end) {
-			e.t.Fatalf("%s has %q below %s, want %q", g.Name, got, filter, want)
-		}
-	}
-}
-
 const shareAll = `  mqtt:
     export: [{filter: "house/#"}]
     import: [{filter: "house/#"}]
@@ -173,25 +147,25 @@ func TestMQTTFederation(t *testing.T) {
 	e.publish(a, "-t", "house/hall/temp", "-m", "21", "-r", "-q", "2")
 	e.publish(a, "-t", "house/hall/hum", "-m", "40", "-r", "-q", "0")
 	e.publish(a, "-t", "secret/x", "-m", "no", "-r", "-q", "1")
-	e.awaitRetained(b, "grid/a/#", "grid/a/house/hall/hum 40", "grid/a/house/hall/temp 21")
-	e.awaitRetained(b, "$grid/+/state", "$grid/a/state online", "$grid/self/state online")
-	e.awaitRetained(b, "house/a/up", "house/a/up online")
+	at(b).awaitRetained(t, "grid/a/#", "grid/a/house/hall/hum 40", "grid/a/house/hall/temp 21")
+	at(b).awaitRetained(t, "$grid/+/state", "$grid/a/state online", "$grid/self/state online")
+	at(b).awaitRetained(t, "house/a/up", "house/a/up online")
 
 	// The far gateway is away: what changes meanwhile is right afterwards, and b's own
 	// clients know that it is not so now.
 	if err := a.Gateway.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	e.awaitRetained(b, "house/a/up", "house/a/up offline")
-	e.awaitRetained(b, "$grid/+/state", "$grid/a/state offline", "$grid/self/state online")
-	e.awaitRetained(a, "$grid/self/state", "$grid/self/state offline")
+	at(b).awaitRetained(t, "house/a/up", "house/a/up offline")
+	at(b).awaitRetained(t, "$grid/+/state", "$grid/a/state offline", "$grid/self/state online")
+	at(a).awaitRetained(t, "$grid/self/state", "$grid/self/state offline")
 	e.publish(a, "-t", "house/hall/temp", "-m", "22", "-r", "-q", "1")
 	e.publish(a, "-t", "house/hall/hum", "-n", "-r", "-q", "0")
 	e.publish(a, "-t", "house/door", "-m", "open", "-r", "-q", "0")
 	if err := a.Gateway.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	e.awaitRetained(b, "grid/a/#", "grid/a/house/hall/temp 22", "grid/a/house/door open")
+	at(b).awaitRetained(t, "grid/a/#", "grid/a/house/hall/temp 22", "grid/a/house/door open")
 	if out, err := a.Gateway.Run(t.Context(), "route", "mqtt:house/door"); err != nil || !strings.Contains(out, "b gets it as house/door") {
 		t.Errorf("route: %v\n%s", err, out)
 	}
