@@ -58,6 +58,9 @@ type peer struct {
 	// touched are the topics that changed since the comparison of retained messages
 	// that runs began; nil: none runs.
 	touched map[string]bool
+	// leftOut are those that it has left out, with MQTT 3.1.1, and leftBefore those of the
+	// comparison before.
+	leftOut, leftBefore map[string]bool
 	// doubted is when all that the peer was told was last made unknown, for compare alone.
 	doubted time.Time
 	// heard is what the peer last said that it imports; nil: nothing in this life.
@@ -164,7 +167,7 @@ func (p *peer) queue(o *outgoing) {
 	switch {
 	case p.gone:
 		reason = "peer"
-	case o.durable && o.state && p.touched != nil && p.touched[o.topic]:
+	case o.durable && o.state && p.leftOutLocked(o.topic):
 		reason = "newer" // what was published meanwhile goes before it
 	case o.durable && o.casual && (len(p.keep.items) >= keepItems || p.keep.bytes >= keepBytes):
 		reason = "full"
@@ -197,6 +200,20 @@ func (p *peer) touchLocked(o *outgoing) {
 	if p.touched != nil && !o.state && (o.retained != nil || p.a.v311()) {
 		p.touched[o.topic] = true
 	}
+}
+
+// leftOutLocked says whether a comparison leaves a topic out because it has changed. With
+// MQTT 3.1.1 what changed it may not be retained at the peer: a topic that is published to
+// all the time would never be, were it left out by two comparisons in turn. What is new of
+// it soon follows what is told then. It needs p.mu.
+func (p *peer) leftOutLocked(topic string) bool {
+	if p.touched == nil || !p.touched[topic] || p.leftBefore[topic] {
+		return false
+	}
+	if p.a.v311() {
+		p.leftOut[topic] = true
+	}
+	return true
 }
 
 // endedLocked takes an item, and what was before it, from what is being stored. That

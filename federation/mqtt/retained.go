@@ -218,6 +218,7 @@ func (p *peer) beginCompare() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.touched = map[string]bool{}
+	p.leftOut, p.leftBefore = map[string]bool{}, p.leftOut
 	for _, o := range slices.Concat(p.storing, p.keep.items) {
 		if o.retained != nil {
 			p.touched[o.topic] = true

@@ -330,10 +330,10 @@ func TestRetainedOvertaken(t *testing.T) {
 		a.broker.mu.Unlock()
 		a.adapter.Up(a.broker.info)
 		r := a.adapter.rules.Load()
-		p := newPeer(a.adapter, w.grids["b"].id) // that nothing else compares
 		old := a.adapter.outgoingState(r.exportsOf("state/1")[0], &session.Message{Topic: "state/1", Payload: []byte("old"), QoS: 1, Retain: true}, &trace{}, nil)
-		p.beginCompare()
 		for qos := range byte(2) {
+			p := newPeer(a.adapter, w.grids["b"].id) // that nothing else compares
+			p.beginCompare()
 			live := &session.Message{Topic: "state/1", Payload: []byte("new"), QoS: qos, Retain: version == session.V5}
 			o := a.adapter.outgoing(r.exportsOf("state/1")[0], live, &trace{}, nil, 0)
 			o.done = func(error) {}
@@ -344,8 +344,38 @@ func TestRetainedOvertaken(t *testing.T) {
 			if p.queue(old); !skipped {
 				t.Errorf("version %d, QoS %d: what was retained before goes after it", version, qos)
 			}
-			p.keep = pending{}
-			p.beginCompare()
 		}
+	}
+}
+
+// A topic of MQTT 3.1.1 that is published to all the time is retained at the peer all the
+// same: it is not left out by one comparison after the other.
+func TestRetainedOfABusyTopic(t *testing.T) {
+	w := newWorld(t, names(), pair(rulesOf(rule("state/#", "")), rulesOf(rule("#", "{1}"))))
+	a := w.grids["a"]
+	a.broker.mu.Lock()
+	a.broker.info.Version = session.V311
+	a.broker.mu.Unlock()
+	a.adapter.Up(a.broker.info)
+	e := a.adapter.rules.Load().exportsOf("state/1")[0]
+	p := newPeer(a.adapter, w.grids["b"].id) // that nothing else compares
+	message := func(retain bool) *session.Message {
+		return &session.Message{Topic: "state/1", Payload: []byte("on"), QoS: 1, Retain: retain}
+	}
+	var told []bool
+	for range 4 {
+		p.beginCompare()
+		live := a.adapter.outgoing(e, message(false), &trace{}, nil, 0)
+		live.done = func(error) {}
+		p.queue(live)
+		state := a.adapter.outgoingState(e, message(true), &trace{}, nil)
+		state.done = func(error) {}
+		p.queue(state)
+		told = append(told, slices.Contains(p.keep.items, state))
+		p.keep = pending{}
+		p.endCompare()
+	}
+	if want := []bool{false, true, false, true}; !slices.Equal(told, want) {
+		t.Errorf("told by four comparisons: %v, want %v", told, want)
 	}
 }
