@@ -276,6 +276,14 @@ func TestDialogues(t *testing.T) {
 			"disk off\nsubscribe a/#\n> 62 02 00 09\ndisk on\n< 82 .. 00 02 00 00 03 61 2f 23 00\n< a2 .. 00 03 00 00 03 61 2f 62\n< 70 03 00 09 92\n> 90 04 00 02 00 00\n> b0 04 00 03 00 00\nsubscribed"},
 		"not wanted, and wanted again at once, with 3.1.1": {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe a\n< 82 .. 00 01 00 01 61 00\n> 90 03 00 01 00\nsubscribed\n" +
 			"subscribe\n< a2 .. 00 02 00 01 61\nsubscribe a\n> b0 02 00 02\n< 82 .. 00 03 00 01 61 00\n> 90 03 00 03 00\nsubscribed"},
+		"cut off before SUBSCRIBE is answered, with 3.1.1": {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe a\n< 82 .. 00 01 00 01 61 00\nclose\n" +
+			"accept\n< 10*\n> 20 02 01 00\n< 82 .. 00 02 00 01 61 00\n> 90 03 00 02 00\nsubscribed\nclose\naccept\n< 10*\n> 20 02 01 00\nsubscribed"},
+		"cut off before SUBSCRIBE is sent, with 3.1.1": {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\npublish 1 k\n< 32*\ndisk off\nsubscribe a\nclose\n" +
+			"accept\n< 10*\n> 20 02 01 00\n< 3a*\ndisk on\n< 82 .. 00 02 00 01 61 00\n> 90 03 00 02 00\nsubscribed"},
+		"changed in all ways before an answer, with 3.1.1": {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe a\n< 82 .. 00 01 00 01 61 00\nsubscribe\n< a2 .. 00 02 00 01 61\n> 90 03 00 01 00\nsubscribed\n" +
+			"subscribe a\n< 82 .. 00 03 00 01 61 00\n> b0 02 00 02\n> 90 03 00 03 00\nsubscribed"},
+		"cut off before UNSUBSCRIBE is answered, with 3.1.1": {Config{Version: V311}, "accept\n< 10*\n> 20 02 01 00\nsubscribe a\n< 82 .. 00 01 00 01 61 00\n> 90 03 00 01 00\nsubscribed\n" +
+			"subscribe\n< a2 .. 00 02 00 01 61\ndisk off\nsubscribe a\nclose\naccept\n< 10*\n> 20 02 01 00\ndisk on\n< 82 .. 00 03 00 01 61 00\n> 90 03 00 03 00\nsubscribed"},
 		"fresh session": {Config{Journal: &memory{st: State{In: map[uint16]InState{}, Out: map[uint16]OutState{}}}}, "accept\n< 10 .. 00 04 4d 51 54 54 05 02*\n> 20 03 00 00 00\n< e0 00\nend\naccept\n< 10 .. 00 04 4d 51 54 54 05 00*\n> 20 03 00 00 00"},
 	} {
 		t.Run(name, func(t *testing.T) {

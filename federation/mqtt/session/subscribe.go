@@ -14,6 +14,7 @@ import (
 type subscriptions struct {
 	wanted  map[string]Subscription // nil until it was set
 	known   map[string]bool         // filters that the broker may have a subscription of
+	unsure  map[string]*request     // of those, what was last asked about them and has no answer
 	refused map[string]refusal
 	pending map[uint16]*request // by packet id, of this connection
 }
@@ -43,7 +44,7 @@ type request struct {
 const filtersAtOnce = 64
 
 func (b *subscriptions) load(st *State) {
-	*b = subscriptions{known: map[string]bool{}, refused: map[string]refusal{}, pending: map[uint16]*request{}}
+	*b = subscriptions{known: map[string]bool{}, unsure: map[string]*request{}, refused: map[string]refusal{}, pending: map[uint16]*request{}}
 	for _, f := range st.Filters {
 		b.known[f] = true
 	}
@@ -52,9 +53,15 @@ func (b *subscriptions) load(st *State) {
 // lost is for a broker that has lost the session.
 func (b *subscriptions) lost(d *diary) {
 	for f := range b.known {
-		d.lazily(Change{Op: CutFilter, Filter: f})
+		b.cut(d, f)
 	}
-	clear(b.known)
+}
+
+// cut is for a filter that the broker has no subscription of.
+func (b *subscriptions) cut(d *diary, filter string) {
+	delete(b.known, filter)
+	delete(b.unsure, filter)
+	d.lazily(Change{Op: CutFilter, Filter: filter})
 }
 
 // CheckFilter says what is wrong with a topic filter (MQTT 5 §4.7, §4.8.2).
@@ -131,8 +138,8 @@ func (s *Session) syncSubscriptions(c *conn) {
 
 // ask brings the broker's subscriptions in line with what is wanted. With MQTT 5
 // each connection subscribes anew, which a broker that was restored from an older
-// state may need; with 3.1.1 that would have it send all retained messages again. What is
-// not wanted any more goes last: a filter that takes the place of another is there first,
+// state may need; with 3.1.1 that would have it send all retained messages again, and is
+// done for what has no answer. What is not wanted any more goes last: a filter that takes the place of another is there first,
 // and nothing is missed in between.
 func (s *Session) ask(c *conn) {
 	if s.subs.wanted == nil {
@@ -149,7 +156,7 @@ func (s *Session) ask(c *conn) {
 		case shared(f) && !s.info.Shared:
 			// One that does not know them would take it for a subscription of "$share".
 			s.refuse(sub, &Refused{What: "subscribe", Code: codeShared})
-		case c.enc.version == V311 && c.subs.resume && s.subs.known[f]:
+		case c.enc.version == V311 && c.subs.resume && s.subs.known[f] && s.subs.unsure[f] == nil:
 		default:
 			add = append(add, sub)
 		}
@@ -208,11 +215,13 @@ func (s *Session) stand(c *conn, news bool) {
 // subscribe sends SUBSCRIBE, once it is on disk that the broker may have it.
 func (s *Session) subscribe(c *conn, subs []Subscription) {
 	var changes []Change
+	r := &request{}
 	for _, sub := range subs {
 		if !s.subs.known[sub.Filter] {
 			s.subs.known[sub.Filter] = true
 			changes = append(changes, Change{Op: AddFilter, Filter: sub.Filter})
 		}
+		s.subs.unsure[sub.Filter] = r // also when the connection ends before the answer
 	}
 	c.subs.open++
 	s.diary.add(func() {
@@ -222,7 +231,8 @@ func (s *Session) subscribe(c *conn, subs []Subscription) {
 		switch {
 		case s.conn != c:
 		case len(still) > 0:
-			s.request(c, &request{subs: still})
+			r.subs = still
+			s.request(c, r)
 		default:
 			c.subs.open--
 			s.stand(c, true)
@@ -240,7 +250,11 @@ func (s *Session) unsubscribe(c *conn, filters []string) {
 		defer s.unlock()
 		still := slices.DeleteFunc(slices.Clone(filters), func(f string) bool { _, again := c.subs.asked[f]; return again })
 		if s.conn == c && len(still) > 0 {
-			s.request(c, &request{filters: still})
+			r := &request{filters: still}
+			for _, f := range still {
+				s.subs.unsure[f] = r
+			}
+			s.request(c, r)
 		}
 	})
 }
@@ -272,39 +286,26 @@ func (s *Session) subscribed(c *conn, p *packet) error {
 	}
 	delete(s.subs.pending, p.id)
 	if p.kind == typeUnsuback {
-		s.unsubscribed(c, r.filters)
+		for _, f := range r.filters {
+			if _, again := c.subs.asked[f]; !again && s.subs.known[f] {
+				s.subs.cut(s.diary, f)
+			}
+		}
 		return nil
 	}
 	if len(p.codes) != len(r.subs) {
 		return breach(codeMalformed, "SUBACK with %d codes for %d filters", len(p.codes), len(r.subs))
 	}
 	for i, code := range p.codes {
+		if s.subs.unsure[r.subs[i].Filter] == r {
+			delete(s.subs.unsure, r.subs[i].Filter)
+		}
 		s.granted(r.subs[i], code, p.text)
 	}
 	c.subs.open--
 	s.stand(c, true)
 	s.pump()
 	return nil
-}
-
-// unsubscribed is told that the broker has no subscription of some filters any more.
-func (s *Session) unsubscribed(c *conn, filters []string) {
-	missing := false
-	for _, f := range filters {
-		_, again := c.subs.asked[f]
-		if again && c.enc.version == V311 && c.subs.resume {
-			// Wanted again meanwhile, it was left out as one that the broker has.
-			delete(c.subs.asked, f)
-			again, missing = false, true
-		}
-		if !again && s.subs.known[f] {
-			delete(s.subs.known, f)
-			s.diary.lazily(Change{Op: CutFilter, Filter: f})
-		}
-	}
-	if missing {
-		s.ask(c)
-	}
 }
 
 func (s *Session) granted(sub Subscription, code byte, text string) {
@@ -325,8 +326,7 @@ func (s *Session) granted(sub Subscription, code byte, text string) {
 // once.
 func (s *Session) refuse(sub Subscription, err error) {
 	if s.subs.known[sub.Filter] { // with MQTT 3.1.1 it would not be asked for on the next connection
-		delete(s.subs.known, sub.Filter)
-		s.diary.lazily(Change{Op: CutFilter, Filter: sub.Filter})
+		s.subs.cut(s.diary, sub.Filter)
 	}
 	if now, ok := s.subs.wanted[sub.Filter]; !ok || now != sub {
 		return
