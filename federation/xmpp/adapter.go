@@ -93,6 +93,8 @@ type Adapter struct {
 	outbox lane.Outbox
 	local  LocalServer
 	back   comebacks // of local servers
+	// late has a token when presence was noted that followClaims may not have seen.
+	late chan struct{}
 
 	mu    sync.RWMutex
 	peers map[federation.GridID]*peer
@@ -126,7 +128,7 @@ func New(cfg Config) (*Adapter, error) {
 	}
 	a := &Adapter{
 		cfg: cfg, log: cfg.Log.With("proto", string(federation.XMPP)),
-		peers: map[federation.GridID]*peer{},
+		late: make(chan struct{}, 1), peers: map[federation.GridID]*peer{},
 	}
 	a.metrics = newMetrics(cfg.Metrics)
 	return a, nil
@@ -202,6 +204,7 @@ func (a *Adapter) followClaims(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-a.late:
 		}
 		a.mu.RLock()
 		peers := slices.Collect(maps.Values(a.peers))

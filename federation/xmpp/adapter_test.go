@@ -316,6 +316,50 @@ func TestRevokedOnTheWay(t *testing.T) {
 	})
 }
 
+// That is so, too, where the link ends while much else waits for the local server, as when
+// the operator removes the peer.
+func TestRevokedWhileTheLinkEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context()) // of the link
+		var w *world
+		slow, revoked := make(chan struct{}), false
+		local := localFunc(func(ctx context.Context, from, to string, stanzas ...[]byte) error {
+			if strings.Contains(string(stanzas[0]), "<message") {
+				<-slow
+				return nil
+			}
+			if !revoked {
+				revoked = true
+				w.publish(func(_ map[string]*federation.Peer, claims map[string]string) { delete(claims, "b.grid") })
+				synctest.Wait() // the adapter has followed
+				cancel()
+			}
+			return w.toLocal(ctx, from, to, stanzas...)
+		})
+		w, _ = newDurable(t, local)
+		stop := w.run(t)
+		bob := w.dir.Now().Peer("bob")
+		p := w.adapter.peer("bob")
+		p.toLocal.force(reply{from: "b.grid", to: "a.grid", stanza: []byte("<message/>")})
+		synctest.Wait() // the server is being told
+		p.toLocal.force(reply{from: "b.grid", to: "a.grid", stanza: []byte("<message>" + strings.Repeat("x", queueBytes) + "</message>")})
+		if err := w.adapter.Deliver(ctx, bob, lane.Item{Body: []byte("<presence from='bob@b.grid/y' to='alice@a.grid'/>")}); err != nil {
+			t.Fatal(err)
+		}
+		close(slow)
+		synctest.Wait()
+		stop()
+		if got := w.take(); len(got) != 2 || !strings.Contains(got[1], "<presence type='unavailable' from='bob@b.grid/y' to='alice@a.grid'/>") {
+			t.Errorf("local server got %q", got)
+		}
+		p.ending.mu.Lock()
+		defer p.ending.mu.Unlock()
+		if p.ending.left != 0 {
+			t.Errorf("%d endings are waited for in vain", p.ending.left)
+		}
+	})
+}
+
 // A local server that is slow to be told that the peer's users are gone does not hear of
 // it after they are back.
 func TestEndingsAreNotOvertaken(t *testing.T) {

@@ -51,7 +51,7 @@ func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.It
 	if in.top.Kind == frame.Presence {
 		p.noteIn(readPresence(&in.top, it.Body), it.Body)
 		if a.cfg.Directory.Now() != now {
-			p.revoke(ctx) // followClaims may have looked before it was noted
+			signal(a.late) // not by ourselves: the link may end before all is said
 		}
 	}
 	return nil
