@@ -318,3 +318,26 @@ func TestClockSetBack(t *testing.T) {
 		t.Error("the node is not forgotten")
 	}
 }
+
+// TestLooksAtTheClock: what was noted a little later than whoever asks has looked at the
+// clock is no sign of a clock that was set back.
+func TestLooksAtTheClock(t *testing.T) {
+	table := newTable()
+	looked := time.Now()
+	r, err := table.add(publicKey{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.used.Store(looked.Add(10 * time.Millisecond).UnixNano())
+	if !r.inUse(looked) {
+		t.Error("the node is not in use")
+	}
+	if table.sweep(looked); table.key(r.key) != r {
+		t.Error("the node is forgotten as it becomes known")
+	}
+	r.hear(looked.Add(10 * time.Millisecond))
+	resumed := r.resumed.Load()
+	if r.hear(looked); r.resumed.Load() != resumed {
+		t.Error("a silence of less than nothing")
+	}
+}

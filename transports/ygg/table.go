@@ -21,6 +21,9 @@ const (
 	// silence is less than a node needs to restart and be found again. Streams may
 	// open in the new life before a probe tells of it.
 	silence = 100 * time.Millisecond
+	// glances is more than passes between the looks at the clock of two that work side
+	// by side, or between a tick and what is done at it.
+	glances = time.Second
 )
 
 // remote is a node that this one dials or lets in.
@@ -46,10 +49,10 @@ type remote struct {
 }
 
 // within says whether a moment was less than d before now, both in Unix nanoseconds.
-// One that is yet to come was not: the clock has been set back since.
+// One that is yet to come, by more than glances, was not: the clock has been set back since.
 func within(d time.Duration, then, now int64) bool {
 	since := now - then
-	return since >= 0 && since < int64(d)
+	return since > -int64(glances) && since < int64(d)
 }
 
 // hold counts a stream or a dial; the function it returns gives it back, once.
