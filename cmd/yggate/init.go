@@ -157,8 +157,12 @@ func initialise(sh *shell, f *flags, e config.Example) error {
 	return nil
 }
 
-// makeMeshKey makes the mesh key unless there is one.
+// makeMeshKey makes the mesh key unless there is one. A grid that has an identity gets
+// none: CreateIdentity refuses then, and that its mesh key is lost has to be seen.
 func makeMeshKey(c *config.Config) error {
+	if _, err := os.Lstat(filepath.Join(c.State, federation.GridKeyFile)); err == nil {
+		return nil
+	}
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return fmt.Errorf("create mesh key: %w", err)
 	}
