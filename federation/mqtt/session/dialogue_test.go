@@ -296,12 +296,21 @@ func TestDialogues(t *testing.T) {
 // A connection that is not read, because too much is unacknowledged, is kept alive all
 // the same: the broker would take the session for dead, and publish its will.
 func TestKeptAliveUnread(t *testing.T) {
-	d := newDialogue(t, Config{KeepAlive: time.Second, ReceiveMaximum: 1})
+	d := newDialogue(t, Config{KeepAlive: 2 * time.Second, ReceiveMaximum: 1})
 	d.got = make(chan *Message) // the handler waits
-	d.play("accept\n< 10*\n> 20 03 01 00 00\n> 32 06 00 01 74 00 07 00\n> 32 06 00 01 74 00 08 00\n" + strings.Repeat("< c0 00\n", 4))
+	d.play("accept\n< 10*\n> 20 03 01 00 00\n> 32 06 00 01 74 00 07 00\n> 32 06 00 01 74 00 08 00\n" + strings.Repeat("< c0 00\n", 3))
+	answered := make(chan error, 1)
+	go func() { // is read as soon as anything is
+		_, err := d.conn.Write([]byte{0xd0, 0})
+		answered <- err
+	}()
 	<-d.got
 	<-d.got
-	d.play("< 40 02 00 07\n< 40 02 00 08\n> d0 00\n< c0 00\n> d0 00")
+	d.play("< 40 02 00 07\n< 40 02 00 08")
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	d.play("< c0 00")
 }
 
 // A retained message for which there was no room is missed: the handler is told that it
