@@ -195,7 +195,7 @@ func (k *keyring) renew(ctx context.Context, peer *federation.Peer, server strin
 func (k *keyring) refresh(ctx context.Context, peer *federation.Peer, server string, seen uint64) error {
 	k.mu.Lock()
 	s := k.serverLocked(peer.ID, server)
-	if s.fetched != seen || !s.fetches.AllowN(k.now(), 1) {
+	if s.fetched > seen || !s.fetches.AllowN(k.now(), 1) {
 		defer k.mu.Unlock()
 		return s.failed
 	}

@@ -257,6 +257,16 @@ func TestFetchAnswersWhoLookedBefore(t *testing.T) {
 	w.wantFetches("a.grid", 2)
 }
 
+// TestFetchAfterKeysWereForgotten: a peer may lose a server name and get it back between
+// a look at its keys and the wish for more.
+func TestFetchAfterKeysWereForgotten(t *testing.T) {
+	w := newInWorld(t)
+	if v, _, e := w.a.in.keys.renew(t.Context(), w.alice, "a.grid", aliceKey.ID, 3); e != nil || v != aliceKey.Pub {
+		t.Errorf("%q, %v", v, e)
+	}
+	w.wantFetches("a.grid", 1)
+}
+
 // TestFetchWaitsForTheLink that comes up after that of the peer.
 func TestFetchWaitsForTheLink(t *testing.T) {
 	w := newInWorld(t)
