@@ -122,7 +122,7 @@ func TestDeadLinkIsFoundAtBothEnds(t *testing.T) {
 	t.Logf("found dead after %v by the dialler, %v by the acceptor", dialler, acceptor)
 	// It is 10 s at most; the rest is for a machine that is busy.
 	if max(dialler, acceptor) > 20*time.Second {
-		t.Errorf("want at most 10s")
+		t.Errorf("want at most 10s, or 20s on a busy machine")
 	}
 	start = time.Now()
 	ab.thaw()
