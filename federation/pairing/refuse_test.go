@@ -315,6 +315,33 @@ func TestStrangersAreSlowedDown(t *testing.T) {
 	}
 }
 
+// A peer that asks without end is slowed down, whatever it brings, and only it.
+func TestPeersThatFloodAreSlowedDown(t *testing.T) {
+	alice, bob, carol := newGateway(t, "127.0.72.1", "alice.grid"), newGateway(t, "127.0.72.2", "bob.grid"), newGateway(t, "127.0.72.3", "carol.grid")
+	for name, g := range map[string]*gateway{"bob": bob, "carol": carol} {
+		if _, _, err := accept(t, g, alice, invite(t, alice, name, name+".grid"), "alice"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func(g *gateway) error {
+		return g.dialer(t, alice).ask(alice, PathDescriptor, func(*session) any { return descriptorRequest{} }, &descriptorAnswer{})
+	}
+	for range perPeerBurst {
+		if err := ask(bob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantRefusal(t, ask(bob), http.StatusTooManyRequests)
+	if err := ask(carol); err != nil {
+		t.Errorf("another peer is slowed down, too: %v", err)
+	}
+	alice.advance(time.Second)
+	if err := ask(bob); err != nil {
+		t.Errorf("a second later: %v", err)
+	}
+	wantRefusal(t, ask(bob), http.StatusTooManyRequests)
+}
+
 func TestLimiterHoldsAllTogetherAndStaysSmall(t *testing.T) {
 	now := time.Now()
 	l := newLimiter(func() time.Time { return now })
@@ -327,12 +354,12 @@ func TestLimiterHoldsAllTogetherAndStaysSmall(t *testing.T) {
 	if passed != inAllBurst {
 		t.Errorf("%d of %d sources passed at once, want %d", passed, 3*maxSources, inAllBurst)
 	}
-	if len(l.sources) > maxSources {
-		t.Errorf("%d sources are remembered", len(l.sources))
+	if len(l.sources.of) > maxSources {
+		t.Errorf("%d sources are remembered", len(l.sources.of))
 	}
 	now = now.Add(10 * time.Second)
-	if !l.allow("one more") || len(l.sources) != 1 {
-		t.Errorf("idle sources are not forgotten: %d", len(l.sources))
+	if !l.allow("one more") || len(l.sources.of) != 1 {
+		t.Errorf("idle sources are not forgotten: %d", len(l.sources.of))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -56,7 +57,11 @@ func (p *Pairing) serve(work func(*http.Request, caller) (any, error)) http.Hand
 				p.cfg.Log.Error("pairing request failed", "id", c.source, "err", err)
 				refusal = &Error{Status: http.StatusInternalServerError, Message: "the gateway cannot answer now", Hint: "try again later"}
 			}
-			p.cfg.Log.Info("pairing request refused", "id", c.source, "path", r.URL.Path, "why", refusal.Message)
+			level := slog.LevelInfo
+			if refusal.Status == http.StatusTooManyRequests {
+				level = slog.LevelDebug // a line for each would be a flood, too
+			}
+			p.cfg.Log.Log(r.Context(), level, "pairing request refused", "id", c.source, "path", r.URL.Path, "why", refusal.Message)
 			answer, status = refusal, refusal.Status
 		}
 		if err := writeJSON(w, status, answer); err != nil {
@@ -82,7 +87,13 @@ func (p *Pairing) identify(r *http.Request) (caller, error) {
 	if c.peer != nil && c.peer.Descriptor != nil && c.peer.Descriptor.Revokes(proof.Node) {
 		return c, &Error{Status: http.StatusForbidden, Message: "its grid has revoked this node"}
 	}
-	if (c.peer == nil || c.peer.State != federation.StateActive) && !p.limit.allow(c.source) {
+	var allowed bool
+	if c.peer != nil && c.peer.State == federation.StateActive {
+		allowed = p.limit.allowPeer(c.peer.ID)
+	} else {
+		allowed = p.limit.allow(c.source)
+	}
+	if !allowed {
 		return c, &Error{Status: http.StatusTooManyRequests, Message: "too many requests", Hint: "wait some seconds and try again"}
 	}
 	return c, nil
