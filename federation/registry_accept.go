@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -83,9 +84,26 @@ var errForeignKey = fmt.Errorf("%w: its keys do not continue those known of the 
 // from the future was judged then; a clock set back since does not matter.
 func storedDescriptor(raw []byte) (*Descriptor, error) { return ParseDescriptor(raw, noExpiry) }
 
+// onRecord returns of the descriptor on record what the next one has to continue. That
+// is all it reads: by rules that have become stricter since it was accepted it may be
+// none any more, and the next one is what mends that.
+func onRecord(p *store.Peer) (*Descriptor, error) {
+	var env envelope
+	if err := json.Unmarshal(p.Envelope, &env); err != nil {
+		return nil, err
+	}
+	var payload struct {
+		Next Hash `json:"next"`
+	}
+	if err := json.Unmarshal(env.Payload, &payload); err != nil {
+		return nil, err
+	}
+	return &Descriptor{Grid: GridID(p.Grid), Rot: p.Rot, Seq: p.Seq, Key: p.Key, Next: payload.Next}, nil
+}
+
 // takeDescriptor checks that d continues what is known of the peer and puts it in.
 func (r *Registry) takeDescriptor(tx *sql.Tx, p *store.Peer, d *Descriptor, raw []byte) error {
-	old, err := storedDescriptor(p.Envelope)
+	old, err := onRecord(p)
 	if err != nil {
 		return fmt.Errorf("descriptor on record: %w", err)
 	}

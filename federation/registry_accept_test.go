@@ -2,10 +2,12 @@ package federation
 
 import (
 	"bytes"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/yggate/yggate/store"
 )
@@ -214,4 +216,40 @@ func TestPeerRotatesItsKey(t *testing.T) {
 		t.Errorf("the old key still speaks: %v", err)
 	}
 	wantClaims(t, w, "bob.grid bob active")
+}
+
+// What was accepted once may be no descriptor by the rules of a later yggate. The next
+// one of the peer is taken even so, if it continues that one.
+func TestDescriptorOnRecordThatCannotBeRead(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	g.seq++
+	d := describeSelf(g.Identity, time.Now())
+	d.Seq, d.Nodes = g.seq, nil
+	must(t, w.store.Write(t.Context(), func(tx *sql.Tx) error {
+		p, err := store.PeerByGrid(t.Context(), tx, string(g.ID()))
+		p.Seq, p.Envelope = d.Seq, sign(t, g.Identity, d)
+		return errors.Join(err, store.PutPeer(tx, p))
+	}))
+	w.open(t)
+	if p := w.Directory().Now().Peer(g.ID()); p.Descriptor != nil {
+		t.Fatal("it can be read")
+	}
+	for name, change := range map[string]func(*Descriptor){
+		"an older one":      func(d *Descriptor) { d.Seq-- },
+		"another successor": func(d *Descriptor) { d.Seq++; d.Next = HashKey(w.id.Key()) },
+	} {
+		bad := describeSelf(g.Identity, time.Now())
+		bad.Seq = d.Seq
+		change(bad)
+		if _, err := w.AcceptDescriptor(t.Context(), sign(t, g.Identity, bad)); !errors.Is(err, ErrRollback) && !errors.Is(err, errForeignKey) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := w.AcceptDescriptor(t.Context(), g.says(t, "bob.grid")); err != nil {
+		t.Fatalf("the one that mends it: %v", err)
+	}
+	if p := w.Directory().Now().Peer(g.ID()); p.Descriptor == nil || p.Descriptor.Seq != g.seq {
+		t.Errorf("the peer has %+v", p.Descriptor)
+	}
 }
