@@ -401,6 +401,33 @@ func TestState(t *testing.T) {
 	}
 }
 
+// A grid that is a peer under the name of one that is gone has the last word on the
+// topics of its state, however late the other's end is told.
+func TestStateOfWhoHasTheNameNow(t *testing.T) {
+	policy := &federation.MQTTPolicy{Availability: []federation.MQTTAvailability{{Topic: "zigbee/bridge", Online: "1", Offline: "0"}}}
+	w := newWorld(t, names(), func(string, string) *federation.MQTTPolicy { return policy })
+	a := w.grids["a"]
+	online := func() bool {
+		all := a.broker.holds("#")
+		return a.broker.holds("$grid/b/state")["$grid/b/state"] == "online" && all["zigbee/bridge"] == "1"
+	}
+	eventually(t, "b is online", online)
+	was := a.adapter.rules.Load()
+	p := a.peerOf("b")
+	p.ID = gridID("another b")
+	a.dir.Publish(federation.NewSnapshot([]*federation.Peer{p}, nil, nil))
+	eventually(t, "the other b is known", func() bool { return a.adapter.rules.Load().peers[p.ID] != nil })
+	a.adapter.PeerUp(p.ID)
+	eventually(t, "the other b is online", online)
+	for name, now := range map[string]*rules{
+		"both in one change":        a.adapter.rules.Load(),
+		"with no b for some moment": newRules(federation.NewSnapshot(nil, nil, nil), DefaultState),
+	} {
+		a.adapter.tellGone(t.Context(), was, now)
+		eventually(t, name+": b is online", online)
+	}
+}
+
 // What tells about peers does not cross, wherever it is, and no peer can write there.
 func TestOwnTopics(t *testing.T) {
 	w := newWorld(t, names(), pair(rulesOf(rule("#", "")), rulesOf(rule("#", "{1}"))))

@@ -2,8 +2,10 @@ package mqtt
 
 import (
 	"context"
+	"slices"
 	"time"
 
+	"github.com/yggate/yggate/federation"
 	"github.com/yggate/yggate/federation/mqtt/session"
 )
 
@@ -74,15 +76,30 @@ func (p *peer) publish(ctx context.Context, r *peerRules, up bool) {
 
 // tellGone says of what nothing more is told about that it cannot be reached: of peers
 // that were removed or may not use MQTT any more, and by topics that no rule names now.
+// Who has a name or a topic after them has the last word on it.
 func (a *Adapter) tellGone(ctx context.Context, was, now *rules) {
-	for id, r := range was.peers {
-		if now.peers[id] == nil {
-			a.publishState(ctx, a.stateTopic(r.name), stateOffline)
+	named, told := map[string]bool{}, map[string]bool{}
+	for _, r := range now.peers {
+		named[r.name] = true
+	}
+	tell := func(topic, text string) {
+		told[topic] = true
+		a.publishState(ctx, topic, text)
+	}
+	for _, r := range was.peers {
+		if !named[r.name] {
+			tell(a.stateTopic(r.name), stateOffline)
 		}
 		for _, t := range r.policy.Availability {
 			if !now.own[t.Topic] {
-				a.publishState(ctx, t.Topic, t.Offline)
+				tell(t.Topic, t.Offline)
 			}
+		}
+	}
+	// Meanwhile the rules may be others, and what they have told is overwritten.
+	for id, r := range a.rules.Load().peers {
+		if told[a.stateTopic(r.name)] || slices.ContainsFunc(r.policy.Availability, func(t federation.MQTTAvailability) bool { return told[t.Topic] }) {
+			a.peer(id).tellState()
 		}
 	}
 }
