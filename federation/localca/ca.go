@@ -38,8 +38,15 @@ const (
 )
 
 // authorityLife is long because the one relying party is the operator's own
-// server: a CA that expires by itself only breaks a working grid.
+// server: a CA that expires by itself only breaks a working grid. For the same reason
+// it goes by no clock that was wrong when it was made: it has always been valid, and
+// its life is counted from authorityFrom at the earliest.
 const authorityLife = 25 * 365 * 24 * time.Hour
+
+var (
+	authoritySince = time.Unix(0, 0)
+	authorityFrom  = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+)
 
 // CA signs certificates for the domains of approved peers and for the
 // operator's own servers. It is safe for concurrent use.
@@ -52,11 +59,13 @@ type CA struct {
 	minted cache
 }
 
-// Open loads the CA in dir and makes it on first use. A lost ca.pem is made
-// again from the key: subject and key are the same, so that servers which trust
-// the old file trust the new one. A lost key is an error, because making a new
+// Open loads the CA in dir and makes it on first use. A ca.pem that is lost, or that
+// a wrong clock has made for another time, is made again from the key: subject and key
+// are the same, so that servers which trust the old file trust the new one. A lost key is an error, because making a new
 // one silently would cut every server off.
-func Open(dir string) (*CA, error) {
+func Open(dir string) (*CA, error) { return openAt(dir, time.Now) }
+
+func openAt(dir string, now func() time.Time) (*CA, error) {
 	key, err := loadKey(filepath.Join(dir, KeyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -70,15 +79,15 @@ func Open(dir string) (*CA, error) {
 		return nil, fmt.Errorf("load local ca: %w", err)
 	}
 	cert, err := loadCert(filepath.Join(dir, CertFile), key)
-	if errors.Is(err, fs.ErrNotExist) {
-		cert, err = createCert(filepath.Join(dir, CertFile), key)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (now().Before(cert.NotBefore) || now().After(cert.NotAfter)) {
+		cert, err = createCert(filepath.Join(dir, CertFile), key, now())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load local ca: %w", err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	return &CA{key: key, cert: cert, roots: roots, now: time.Now}, nil
+	return &CA{key: key, cert: cert, roots: roots, now: now}, nil
 }
 
 // Roots trusts this CA alone. Do not change it; Clone it to add others.
@@ -149,7 +158,7 @@ func loadCert(path string, key crypto.Signer) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-func createCert(path string, key crypto.Signer) (*x509.Certificate, error) {
+func createCert(path string, key crypto.Signer, now time.Time) (*x509.Certificate, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return nil, err
@@ -157,11 +166,13 @@ func createCert(path string, key crypto.Signer) (*x509.Certificate, error) {
 	// OpenSSL finds an issuer by its subject, so two gateways trusted by one
 	// server need different ones, and a CA made again from its key the same.
 	id := sha256.Sum256(spki)
-	now := time.Now()
+	if now.Before(authorityFrom) {
+		now = authorityFrom
+	}
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial(),
 		Subject:               pkix.Name{Organization: []string{"yggate"}, CommonName: "yggate local CA " + hex.EncodeToString(id[:8])},
-		NotBefore:             now.Add(-skew),
+		NotBefore:             authoritySince,
 		NotAfter:              now.Add(authorityLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,

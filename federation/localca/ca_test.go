@@ -2,6 +2,7 @@ package localca
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -65,6 +66,55 @@ func TestLostFiles(t *testing.T) {
 	}
 	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "backup") {
 		t.Errorf("a lost key: got %v, want an error that tells to restore it", err)
+	}
+}
+
+// A clock that was wrong when the CA was made spoils it for no other time.
+func TestMadeByAWrongClock(t *testing.T) {
+	for name, made := range map[string]time.Time{
+		"ahead": time.Now().AddDate(3, 0, 0), "at the beginning of time": time.Unix(100, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			ca, err := openAt(dir, func() time.Time { return made })
+			if err != nil {
+				t.Fatal(err)
+			}
+			ca.now = time.Now // the clock is set right
+			leaf, err := ca.Mint("b.grid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := verify(ca, leaf, "b.grid"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for name, valid := range map[string][2]time.Time{
+		"not yet":      {time.Now().AddDate(1, 0, 0), time.Now().AddDate(2, 0, 0)},
+		"not any more": {time.Now().AddDate(-2, 0, 0), time.Now().AddDate(-1, 0, 0)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			ca := open(t, dir)
+			tmpl := *ca.cert
+			tmpl.NotBefore, tmpl.NotAfter = valid[0], valid[1]
+			der, err := x509.CreateCertificate(rand.Reader, &tmpl, &tmpl, ca.key.Public(), ca.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := writeFile(filepath.Join(dir, CertFile), certPEM(der), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			ca = open(t, dir)
+			leaf, err := ca.Mint("b.grid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := verify(ca, leaf, "b.grid"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
