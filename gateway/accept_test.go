@@ -2,15 +2,20 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/pairing"
 	"github.com/yggate/yggate/gateway/admin"
 	"github.com/yggate/yggate/gateway/config"
 )
@@ -50,6 +55,37 @@ func inProcess(t *testing.T, grid, mesh string) (client *admin.Client, path stri
 		} else if time.Now().After(deadline) {
 			t.Fatalf("the gateway is not up: %+v, %v", st, err)
 		}
+	}
+}
+
+// Whoever pairs is given the time that he has: to find a node may take longer than one
+// attempt lasts, and the far end may ask for patience.
+func TestPairingIsTriedAgain(t *testing.T) {
+	g := &gateway{log: slog.New(slog.DiscardHandler)}
+	busy := fmt.Errorf("ask: %w", &pairing.Error{Status: http.StatusTooManyRequests})
+	late := fmt.Errorf("reach: %w", context.DeadlineExceeded)
+	refused := errors.New("refused")
+	for name, c := range map[string]struct {
+		answers []error
+		want    error
+	}{
+		"answers at last":   {[]error{late, busy, late, nil}, nil},
+		"refuses":           {[]error{late, refused, nil}, refused},
+		"is never heard of": {slices.Repeat([]error{late}, 1000), context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				err := g.patiently(ctx, func() (err error) {
+					err, c.answers = c.answers[0], c.answers[1:]
+					return err
+				})
+				if !errors.Is(err, c.want) {
+					t.Errorf("got %v, want %v", err, c.want)
+				}
+			})
+		})
 	}
 }
 

@@ -137,26 +137,30 @@ func (g *gateway) look(ctx context.Context, text string) (*pairing.Preview, *edg
 	if e == nil {
 		return nil, nil, errStandby
 	}
-	if err := e.mesh.try(ctx, inv.Peerings); err != nil {
-		return nil, nil, err
-	}
 	var shown *pairing.Preview
-	err = patiently(ctx, func() (err error) {
+	err = g.patiently(ctx, func() (err error) {
+		if err := e.mesh.try(ctx, inv.Peerings); err != nil {
+			return err
+		}
 		shown, err = g.pairing.Preview(ctx, e.links, inv)
 		return err
 	})
 	return shown, e, err
 }
 
-// patiently repeats a request for as long as the far end asks for patience: it
-// slows strangers down, and an operator who pairs is one. Nothing was done there.
-func patiently(ctx context.Context, request func() error) error {
+// patiently repeats a request until ctx is done for as long as the far end asks for
+// patience, since it slows strangers down, and an operator who pairs is one; and for
+// as long as it is not heard of: a mesh may take longer to find it than one attempt
+// lasts. Nothing was done there, or the same may be done again.
+func (g *gateway) patiently(ctx context.Context, request func() error) error {
 	for {
 		err := request()
 		var refusal *pairing.Error
-		if !errors.As(err, &refusal) || refusal.Status != http.StatusTooManyRequests {
+		busy := errors.As(err, &refusal) && refusal.Status == http.StatusTooManyRequests
+		if !busy && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			return err
 		}
+		g.log.Info("the other grid is asked again", "err", err)
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -214,7 +218,7 @@ func (g *gateway) accept(ctx context.Context, in admin.AcceptRequest) (admin.Pee
 	}
 	var peer *federation.Peer
 	var there federation.State
-	err = patiently(ctx, func() (err error) {
+	err = g.patiently(ctx, func() (err error) {
 		peer, there, err = g.pairing.Accept(ctx, e.links, shown, name)
 		return err
 	})
