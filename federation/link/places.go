@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/yggate/yggate/federation"
 )
@@ -26,6 +27,11 @@ type places struct {
 	freed chan struct{} // one token: look again
 }
 
+// streamCheck is how often it is looked whether streams that were given up are gone.
+// net/http tells of that, but not of one that goes while it tells of another, if a new
+// one has been opened in between.
+const streamCheck = 100 * time.Millisecond
+
 // newPlaces gives as many places as the peer has granted streams and this side
 // has windows for.
 func newPlaces(cc *http.ClientConn, granted int) *places {
@@ -38,9 +44,10 @@ func newPlaces(cc *http.ClientConn, granted int) *places {
 // enter waits for a place until ctx or the connection is done. Who came first is
 // let in first. What enters must leave.
 func (p *places) enter(ctx, conn context.Context) error {
-	wait := func(ready <-chan struct{}, turn chan<- struct{}) error {
+	wait := func(ready <-chan struct{}, soon <-chan time.Time, turn chan<- struct{}) error {
 		select {
 		case <-ready:
+		case <-soon:
 		case turn <- struct{}{}:
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
@@ -49,12 +56,16 @@ func (p *places) enter(ctx, conn context.Context) error {
 		}
 		return nil
 	}
-	if err := wait(nil, p.turn); err != nil {
+	if err := wait(nil, nil, p.turn); err != nil {
 		return err
 	}
 	defer func() { <-p.turn }()
 	for !p.take() {
-		if err := wait(p.freed, nil); err != nil {
+		var soon <-chan time.Time
+		if int(p.used.Load()) < p.most {
+			soon = time.After(streamCheck)
+		}
+		if err := wait(p.freed, soon, nil); err != nil {
 			return err
 		}
 	}

@@ -135,6 +135,33 @@ func TestWaitingForAPlaceEnds(t *testing.T) {
 	<-body.closed
 }
 
+// net/http may not tell of a stream that is gone: see streamCheck.
+func TestStreamThatGoesUnsaid(t *testing.T) {
+	a, b := livePair(t, 8, func(http.ResponseWriter, *http.Request) {})
+	places := a.liveTo(b)
+	places.h2.SetStateHook(func(*http.ClientConn) {})
+	for places.h2.InFlight() < places.most { // as those that were given up
+		if err := places.h2.Reserve(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answered := make(chan error, 1)
+	go func() {
+		res, err := a.ask(limited(t), b, "GET", nil)
+		if err == nil {
+			res.Body.Close()
+		}
+		answered <- err
+	}()
+	waitFor(t, "a request to wait", func() bool { return a.asking(b) == 1 && len(places.turn) == 1 })
+	for places.h2.InFlight() > 0 {
+		places.h2.Release()
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}
+
 // A peer that does not read, and requests that are given up: what they leave
 // behind is bounded, by streams and not by their number.
 func TestGivenUpRequestsDoNotPileUp(t *testing.T) {
