@@ -76,6 +76,10 @@ func run(ctx context.Context, o Options, role roleSource) (err error) {
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	if err := g.open(ctx); err != nil {
+		if ctx.Err() != nil { // whoever ends it while it starts has asked for that
+			g.log.Warn("ended before it had started", "err", err)
+			return nil
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, g.store.Close()) }()
@@ -225,7 +229,7 @@ func (g *gateway) whenStored(ctx context.Context, write func() error) error {
 		select {
 		case <-time.After(storeRetry):
 		case <-ctx.Done():
-			return err
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 	}
 }

@@ -191,8 +191,8 @@ func TestStartWaitsForTheDisk(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := g.whenStored(ctx, func() error { return store.ErrLocked }); !errors.Is(err, store.ErrLocked) {
-		t.Errorf("got %v, want why it could not start", err)
+	if err := g.whenStored(ctx, func() error { return store.ErrLocked }); !errors.Is(err, store.ErrLocked) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want why it could not start, and that it was ended", err)
 	}
 }
 
@@ -266,6 +266,18 @@ func TestStartWaitsForTheDatabase(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("after the end: %v", err)
+	}
+	// One that is ended while it waits has not failed, whatever it waits for.
+	for _, begin := range []string{"BEGIN EXCLUSIVE", "BEGIN IMMEDIATE"} {
+		release = holdDatabase(t, conf.Database(), begin)
+		ctx, stop = context.WithCancel(t.Context())
+		go func() { ended <- Run(ctx, Options{Config: conf, Log: slog.New(log)}) }()
+		await("the gateway cannot start; it tries again until it can")
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("ended while it waits: %v", err)
+		}
+		release()
 	}
 }
 
