@@ -86,7 +86,17 @@ func (g *gateway) decide(ctx context.Context, name, verb string) (admin.Done, er
 		return admin.Done{}, err
 	}
 	g.log.Info("operator decided", "peer", name, "verb", verb)
-	return admin.Done{Done: name + " " + v.done + ".", Next: v.next}, nil
+	out := admin.Done{Done: name + " " + v.done + ".", Next: v.next}
+	if verb == "approve" { // it may have claimed more since the operator last looked
+		p, err := g.named(name)
+		if err != nil {
+			return admin.Done{}, err
+		}
+		for _, d := range g.claims(func(c federation.Claim) bool { return c.Grid == p.ID }) {
+			out.More = append(out.More, d.Protocol+" "+d.Domain+": "+d.Status)
+		}
+	}
+	return out, nil
 }
 
 // invite makes the string for another operator.
