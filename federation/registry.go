@@ -48,6 +48,9 @@ type Registry struct {
 	// mu makes persisting and publishing one step, so that no older state
 	// is ever published over a newer one.
 	mu sync.Mutex
+	// unpublished says that the newest state could not be read, and so is in effect
+	// on disk alone.
+	unpublished bool
 }
 
 // Errors that the changes of a Registry tell apart.
@@ -126,25 +129,28 @@ func (r *Registry) Reload(ctx context.Context) error {
 	return r.change(ctx, func(*sql.Tx) error { return nil })
 }
 
-// change persists what fn does and publishes the outcome.
+// change persists what fn does and publishes the outcome, and that of an earlier change
+// if it could not be published then, even where fn fails: it may fail because there is
+// nothing left to change.
 func (r *Registry) change(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.cfg.Store.Write(ctx, fn); err != nil {
-		return err
+	failed := r.cfg.Store.Write(ctx, fn)
+	if failed != nil && !r.unpublished {
+		return failed
 	}
 	// It is on disk: from here on the caller's patience must not decide whether
 	// the Directory says so.
 	ctx = context.WithoutCancel(ctx)
 	snap, err := r.snapshot(ctx)
-	if err != nil {
-		return fmt.Errorf("publish: %w", err)
+	if r.unpublished = err != nil; r.unpublished {
+		return errors.Join(failed, fmt.Errorf("it is on disk, and takes effect with the next change or `yggate reload`: publish: %w", err))
 	}
 	r.dir.Publish(snap)
 	if err := r.bumpOwn(ctx, snap, false); err != nil {
-		return fmt.Errorf("own descriptor: %w", err)
+		return errors.Join(failed, fmt.Errorf("own descriptor: %w", err))
 	}
-	return nil
+	return failed
 }
 
 // snapshot reads peers and claims. The descriptors of those that did not change

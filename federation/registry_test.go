@@ -215,6 +215,38 @@ func TestBlockedIsForGood(t *testing.T) {
 	wantClaims(t, w)
 }
 
+// A change that was stored and could not be read takes effect when it is tried again,
+// though there is nothing left to change.
+func TestChangeThatWasNotPublished(t *testing.T) {
+	w, g := newWorld(t), newGrid(t)
+	w.introduce(t, "bob", g.says(t, "bob.grid"), "bob.grid")
+	rename := func(from, to string) {
+		t.Helper()
+		must(t, w.store.Write(t.Context(), func(tx *sql.Tx) error {
+			_, err := tx.Exec("ALTER TABLE " + from + " RENAME TO " + to)
+			return err
+		}))
+	}
+	err := w.change(t.Context(), func(tx *sql.Tx) error {
+		p, err := store.PeerByGrid(t.Context(), tx, string(g.ID()))
+		must(t, err)
+		p.State = string(StateBlocked)
+		must(t, store.PutPeer(tx, p))
+		_, err = tx.Exec("ALTER TABLE domain_claim RENAME TO away")
+		return err
+	})
+	if err == nil {
+		t.Fatal("claims were read")
+	}
+	rename("away", "domain_claim")
+	if err := w.Block(t.Context(), "bob"); !errors.Is(err, ErrIllegalState) {
+		t.Errorf("once more: %v", err)
+	}
+	if s := w.Directory().Now().Peer(g.ID()).State; s != StateBlocked {
+		t.Errorf("bob is %s", s)
+	}
+}
+
 func TestRemovedMayComeBack(t *testing.T) {
 	w, g, other := newWorld(t), newGrid(t), newGrid(t)
 	old := g.says(t, "bob.grid")
