@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -32,7 +33,24 @@ func (r *Registry) OwnDescriptor(ctx context.Context, forPeer GridID) ([]byte, e
 func (r *Registry) OwnDescriptorAs(ctx context.Context, petname string) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.bumpOwn(ctx, r.dir.Now(), false); err != nil {
+	return r.ownDescriptor(ctx, petname, false)
+}
+
+// OwnDescriptorTo is OwnDescriptorAs for a grid that Introduce is about to make a peer by
+// that petname. One that is known may have been told other things by another name.
+func (r *Registry) OwnDescriptorTo(ctx context.Context, grid GridID, petname string) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.dir.Now().Peer(grid)
+	if p != nil && p.State != StateRemoved { // it keeps its name
+		petname = p.Name
+	}
+	return r.ownDescriptor(ctx, petname, p != nil && !maps.Equal(p.Policy.Allow, r.policy(petname).Allow))
+}
+
+// ownDescriptor has the views of all peers count, and is a new one if forced.
+func (r *Registry) ownDescriptor(ctx context.Context, petname string, force bool) ([]byte, error) {
+	if err := r.bumpOwn(ctx, r.dir.Now(), force); err != nil {
 		return nil, fmt.Errorf("own descriptor: %w", err)
 	}
 	row, err := store.Own(ctx, r.cfg.Store.Read())

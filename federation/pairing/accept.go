@@ -90,7 +90,7 @@ func (p *Pairing) Accept(ctx context.Context, dial Dialer, shown *Preview, name 
 	if err := p.nameFits(ctx, name, shown.Descriptor.Grid); err != nil {
 		return fail(err)
 	}
-	own, err := p.cfg.Registry.OwnDescriptorAs(ctx, name)
+	own, err := p.cfg.Registry.OwnDescriptorTo(ctx, shown.Descriptor.Grid, name)
 	if err != nil {
 		return fail(err)
 	}

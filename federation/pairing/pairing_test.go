@@ -226,3 +226,23 @@ func TestBurnDecidesARace(t *testing.T) {
 	wantRefusal(t, use("second"), http.StatusConflict)
 	must(t, use("first"))
 }
+
+// A grid that was a peer here once and is one again, by another name and with another
+// policy, is told other things than before: under another number.
+func TestAcceptAgainByAnotherName(t *testing.T) {
+	alice, bob := newGateway(t, "127.0.73.1", "alice.grid"), newGateway(t, "127.0.73.2", "bob.grid")
+	known, _, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "alice")
+	must(t, err)
+	must(t, bob.Exchange(t.Context(), bob.dialer(t, alice), known)) // as Run does
+	if _, _, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "mute"); err != nil {
+		t.Errorf("a peer that keeps its name: %v", err)
+	}
+	must(t, bob.reg.Remove(t.Context(), "alice"))
+	if p, _, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "mute"); err != nil || p.Name != "mute" {
+		t.Errorf("one that was removed: %+v, %v", p, err)
+	}
+	d := alice.reg.Directory().Now().Peer(bob.id.ID()).Descriptor
+	if d.XMPP != nil {
+		t.Errorf("alice is told %+v", d.XMPP)
+	}
+}
