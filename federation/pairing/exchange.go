@@ -14,10 +14,12 @@ import (
 )
 
 // How peers are told of a new descriptor: soon, and if they cannot be reached,
-// ever more rarely until Wake.
+// ever more rarely until Wake. A peer that was away while this grid got a new key has no
+// link with it, which would wake it, before it is told; so it waits no longer than a
+// link that is dialled again.
 const (
 	tellFirst   = 2 * time.Second
-	tellLast    = time.Hour
+	tellLast    = 5 * time.Minute
 	tellTimeout = 30 * time.Second
 )
 
