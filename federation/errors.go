@@ -1,6 +1,10 @@
 package federation
 
-import "errors"
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+)
 
 // What adapters and links tell apart. Wrap them with what was being done.
 var (
@@ -15,3 +19,11 @@ var (
 	// ErrUnknownGrid: the key is not that of an approved grid.
 	ErrUnknownGrid = errors.New("unknown grid key")
 )
+
+// WrongKeyError says that a gateway has proven another grid key than the one that was
+// asked for.
+type WrongKeyError struct{ Got, Want ed25519.PublicKey }
+
+func (e *WrongKeyError) Error() string {
+	return fmt.Sprintf("key %s, want key %s", NewGridID(e.Got), NewGridID(e.Want))
+}

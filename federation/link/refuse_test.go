@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -132,6 +133,16 @@ func TestWhatEachStateReaches(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Who dials learns which key there is instead: it may be the one that was announced.
+func TestAnotherKeyIsNamed(t *testing.T) {
+	a, b := newGateway(t, quick), newGateway(t, quick)
+	want := newIdentity(t).Key()
+	var other *federation.WrongKeyError
+	if _, _, err := a.DialPinned(limited(t), tcpAddr(b.ip), want); !errors.As(err, &other) || !other.Got.Equal(b.id.Key()) || !other.Want.Equal(want) {
+		t.Errorf("got %v", err)
 	}
 }
 

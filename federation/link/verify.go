@@ -106,8 +106,7 @@ func (l *Links) clientTLS(self, remote transports.Addr, grid ed25519.PublicKey, 
 				return err
 			}
 			if !bytes.Equal(p.Key, grid) {
-				return fmt.Errorf("%w: grid %s answered with key %s, want key %s", errWrongGrid,
-					p.Grid.Short(), federation.NewGridID(p.Key), federation.NewGridID(grid))
+				return fmt.Errorf("%w: grid %s answered with %w", errWrongGrid, p.Grid.Short(), &federation.WrongKeyError{Got: p.Key, Want: grid})
 			}
 			*proof = p
 			return nil

@@ -114,6 +114,12 @@ func (p *Pairing) exchange(ctx context.Context, dial Dialer, peer *federation.Pe
 		return errors.New("none of its addresses is known")
 	}
 	s, err := reach(ctx, dial, peer.Descriptor.Addrs(), peer.Key)
+	var other *federation.WrongKeyError
+	if errors.As(err, &other) && federation.HashKey(other.Got) == peer.Descriptor.Next {
+		// The peer has a new key as well, the one that it has announced, and could not
+		// tell of it for the same reason: each would wait for the other.
+		s, err = reach(ctx, dial, peer.Descriptor.Addrs(), other.Got)
+	}
 	if err != nil {
 		return err
 	}

@@ -102,6 +102,33 @@ func TestRunTellsOfARotatedKey(t *testing.T) {
 	})
 }
 
+// Two grids that both have new keys, of which neither could tell the other.
+func TestBothKeysRotated(t *testing.T) {
+	alice, bob := newGateway(t, "127.0.72.1", "alice.grid"), newGateway(t, "127.0.72.2", "bob.grid")
+	_, _, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "alice")
+	must(t, err)
+	for name, g := range map[string]*gateway{"alice.grid": alice, "bob.grid": bob} {
+		g.rotate(t)
+		g.openRegistry(t, name)
+		g.Pairing = New(Config{Registry: g.reg, Store: g.store, Key: g.id.Key(), Now: g.clock})
+		g.addr = serveTLS(t, g.ip, g.id, g.Handler())
+	}
+	must(t, bob.Exchange(t.Context(), bob.dialer(t, alice), bob.reg.Directory().Now().Peer(alice.id.ID())))
+	for _, pair := range [][2]*gateway{{alice, bob}, {bob, alice}} {
+		if p := pair[0].reg.Directory().Now().PeerByKey(pair[1].id.Key()); p == nil || p.State != federation.StateActive {
+			t.Errorf("%s does not know the new key of %s", pair[0].ip, pair[1].ip)
+		}
+	}
+	// A key that was not announced is that of somebody else.
+	eve := newGateway(t, "127.0.72.3", "eve.grid")
+	d := bob.dialer(t, alice)
+	d.to[alice.ip] = eve.addr
+	var wrong *federation.WrongKeyError
+	if err := bob.Exchange(t.Context(), d, bob.reg.Directory().Now().Peer(alice.id.ID())); !errors.As(err, &wrong) {
+		t.Errorf("eve in alice's place: %v", err)
+	}
+}
+
 func TestExchangeChecksTheAnswer(t *testing.T) {
 	alice, bob, eve := newGateway(t, "127.0.72.1", "alice.grid"), newGateway(t, "127.0.72.2", "bob.grid"), newGateway(t, "127.0.72.3", "eve.grid")
 	_, _, err := accept(t, bob, alice, invite(t, alice, "bob", "bob.grid"), "alice")

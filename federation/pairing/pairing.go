@@ -63,7 +63,8 @@ type Pairing struct {
 
 // Dialer opens one HTTP/2 connection over mutual TLS to a node, port as the
 // dialer sees fit where addr has none. It fails unless the far end proves the
-// grid key by its certificates. The connection is the caller's to close.
+// grid key by its certificates, with a federation.WrongKeyError if it proves another
+// one. The connection is the caller's to close.
 type Dialer interface {
 	DialPinned(ctx context.Context, addr transports.Addr, grid ed25519.PublicKey) (*http.ClientConn, tls.ConnectionState, error)
 }

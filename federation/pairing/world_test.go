@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -164,7 +165,7 @@ func (d *dialer) DialPinned(ctx context.Context, addr transports.Addr, grid ed25
 		VerifyConnection: func(s tls.ConnectionState) error {
 			p, err := federation.VerifyChain(s.PeerCertificates, time.Now())
 			if err == nil && !p.Key.Equal(grid) {
-				err = federation.ErrUnknownGrid
+				err = fmt.Errorf("%w: %w", federation.ErrUnknownGrid, &federation.WrongKeyError{Got: p.Key, Want: grid})
 			}
 			return err
 		},
