@@ -20,6 +20,8 @@ type hall struct {
 	hand func(ctx context.Context, items []Item) (int, error) // nil: take all
 	// later, if not nil, is given each call and calls done when it likes.
 	later func(items []Item, done func(int, error))
+	// deaf says that the sender of an item cannot be told now; nil: all can.
+	deaf func(Item) bool
 
 	mu    sync.Mutex
 	got   []string
@@ -53,6 +55,9 @@ func (h *hall) take(ctx context.Context, items []Item) (n int, err error) {
 func (h *hall) GiveBack(_ context.Context, _ *federation.Peer, it Item, why error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.deaf != nil && h.deaf(it) {
+		return errors.New("the local server refuses the stream")
+	}
 	h.back = append(h.back, string(it.Body))
 	h.whys = append(h.whys, why)
 	return nil
@@ -179,9 +184,15 @@ func (w *town) OpenLane(ctx context.Context, peer federation.GridID, name string
 // put puts bodies one by one and waits until they are on disk.
 func (w *town) put(to string, bodies ...string) {
 	w.t.Helper()
+	w.putIn("a b", to, bodies...)
+}
+
+// putIn does so in a conversation.
+func (w *town) putIn(conv, to string, bodies ...string) {
+	w.t.Helper()
 	stored := make(chan error, len(bodies))
 	for _, b := range bodies {
-		it := Item{Kind: federation.XMPP, Conv: "a b", Body: []byte(b)}
+		it := Item{Kind: federation.XMPP, Conv: conv, Body: []byte(b)}
 		if err := w.now().Put(context.Background(), federation.GridID(to), Chat, func(err error) { stored <- err }, it); err != nil {
 			w.t.Fatal(err)
 		}
@@ -390,6 +401,41 @@ func TestGivenBack(t *testing.T) {
 	if dead, err := a.st.Untold(t.Context(), "bob", 0, 10); err != nil || len(dead) > 0 {
 		t.Errorf("%v are to be told again (%v)", dead, err)
 	}
+}
+
+// TestGivenBackAroundTheDeaf has the senders of one conversation beyond reach, with
+// more dead letters than are looked at in one go: those of another one, which came
+// later, are told all the same, and the first as soon as they can be, in order.
+func TestGivenBackAroundTheDeaf(t *testing.T) {
+	t.Parallel()
+	a := newTown(t, "alice", "bob")
+	deaf := true // guarded by hall.mu
+	a.hall.deaf = func(it Item) bool { return deaf && it.Conv == "gone b" }
+	a.wake()
+	behind := numbered(0, buryItems+10)
+	a.putIn("gone b", "bob", behind...)
+	a.put("bob", "heard")
+	a.peers[0] = peerNamed("bob")
+	a.peers[0].State = federation.StateRemoved
+	a.publish()
+	waitFor(t, "the sender that can be told", func() bool { return slices.Equal(a.hall.returned(), []string{"heard"}) })
+	waitFor(t, "the note of that", func() bool {
+		dead, err := a.st.Untold(t.Context(), "bob", 0, 2*buryItems)
+		return err == nil && len(dead) == len(behind)
+	})
+	a.hall.mu.Lock()
+	deaf = false
+	a.hall.mu.Unlock()
+	signal(a.now().untold) // instead of the next round's time
+	want := append([]string{"heard"}, behind...)
+	waitFor(t, "the others", func() bool { return len(a.hall.returned()) >= len(want) })
+	if got := a.hall.returned(); !slices.Equal(got, want) {
+		t.Errorf("told %v, want %v", got, want)
+	}
+	waitFor(t, "the notes of that", func() bool {
+		dead, err := a.st.Untold(t.Context(), "bob", 0, 1)
+		return err == nil && len(dead) == 0
+	})
 }
 
 // TestOldLifeIsRefused opens a stream in an epoch that has passed.

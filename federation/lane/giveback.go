@@ -226,16 +226,17 @@ func (l *outLane) buryPage(ctx context.Context, reason, detail string) (int, err
 }
 
 // giveBack tells senders what has become of their items, oldest first for each
-// peer, until ctx is done. A peer whose senders cannot be told now does not hold
-// up the others.
+// conversation with a peer, until ctx is done. Where senders cannot be told now,
+// that holds up neither the other conversations nor the other peers: each round
+// looks at every letter once, and leaves out those behind one that failed.
 func (d *Durable) giveBack(ctx context.Context) error {
 	for ctx.Err() == nil {
-		more, err := d.giveBackOnce(ctx)
-		if err != nil && ctx.Err() == nil {
-			d.cfg.Log.Error("dead letters could not be given back; they are tried again", "err", err)
-		}
-		if more {
-			continue
+		round := map[string]*telling{}
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = d.giveBackOnce(ctx, round); err != nil && ctx.Err() == nil {
+				d.cfg.Log.Error("dead letters could not be given back; they are tried again", "err", err)
+			}
 		}
 		timer := time.NewTimer(handMax)
 		select {
@@ -248,45 +249,83 @@ func (d *Durable) giveBack(ctx context.Context) error {
 	return nil
 }
 
-// giveBackOnce tells the senders of a page of dead letters of each peer. more
-// says that there is something left that may go on at once.
-func (d *Durable) giveBackOnce(ctx context.Context) (more bool, err error) {
+// telling is how far a round has come with the dead letters to one peer.
+type telling struct {
+	after  int64             // the last row that was looked at
+	failed map[talk]struct{} // whose senders cannot be told now
+}
+
+func newTelling() *telling { return &telling{failed: map[talk]struct{}{}} }
+
+// talk is a conversation with a peer.
+type talk struct {
+	kind int64
+	conv string
+}
+
+// giveBackOnce tells the senders of the next page of dead letters of each peer.
+// more says that there may be another page.
+func (d *Durable) giveBackOnce(ctx context.Context, round map[string]*telling) (more bool, err error) {
 	peers, err := d.cfg.Store.UntoldPeers(ctx)
 	if err != nil {
 		return false, err
 	}
 	var errs []error
 	for _, peer := range peers {
-		dead, err := d.cfg.Store.Untold(ctx, peer, 0, buryItems)
-		if err != nil {
-			return false, err
+		t := round[peer]
+		if t == nil {
+			t = newTelling()
+			round[peer] = t
 		}
-		n, err := d.tell(ctx, dead)
-		errs = append(errs, err)
-		more = more || n > 0 && err == nil // a page may have few letters, if they are large
+		dead, err := d.cfg.Store.Untold(ctx, peer, t.after, buryItems)
+		if err != nil {
+			return false, errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, d.tell(ctx, t, dead))
+		more = more || len(dead) > 0 // a page may have few letters, if they are large
 	}
 	return more, errors.Join(errs...)
 }
 
 // tell gives dead letters back, in order, and notes which senders were told.
-func (d *Durable) tell(ctx context.Context, dead []store.Dead) (told int, err error) {
-	for told < len(dead) && err == nil {
-		if err = d.tellOne(ctx, &dead[told]); err == nil {
-			told++
+func (d *Durable) tell(ctx context.Context, t *telling, dead []store.Dead) error {
+	var told []store.Dead
+	var first error
+	failures := 0
+	for i := range dead {
+		l := &dead[i]
+		t.after = l.Row
+		about := talk{l.Kind, l.Conv}
+		if _, failed := t.failed[about]; failed || ctx.Err() != nil {
+			continue
+		}
+		if err := d.tellOne(ctx, l); err != nil {
+			t.failed[about] = struct{}{}
+			if failures++; failures == 1 {
+				first = err
+			}
+			continue
+		}
+		told = append(told, *l)
+	}
+	if failures > 1 {
+		first = fmt.Errorf("%w; so in %d conversations", first, failures)
+	}
+	return errors.Join(first, d.noteTold(ctx, told))
+}
+
+// noteTold notes on disk who was told: they have been, whatever happens now.
+func (d *Durable) noteTold(ctx context.Context, told []store.Dead) error {
+	if len(told) == 0 {
+		return nil
+	}
+	err := d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, told) })
+	if err == nil {
+		for i := range told {
+			delete(d.told, letterOf(&told[i]))
 		}
 	}
-	if told == 0 {
-		return 0, err
-	}
-	// They have been told, whatever happens now.
-	dead = dead[:told]
-	failed := d.cfg.Store.Write(context.WithoutCancel(ctx), func(tx *sql.Tx) error { return d.cfg.Store.MarkTold(tx, dead) })
-	if failed == nil {
-		for i := range dead {
-			delete(d.told, letterOf(&dead[i]))
-		}
-	}
-	return told, errors.Join(err, failed)
+	return err
 }
 
 // letter names a dead letter for good; a row alone may be another's later.
@@ -303,15 +342,16 @@ func (d *Durable) tellOne(ctx context.Context, l *store.Dead) error {
 	if d.told[letterOf(l)] {
 		return nil
 	}
+	name := d.peerName(federation.GridID(l.Peer))
 	to := d.cfg.Recipients[ProtocolOf(l.Kind)]
 	if to == nil { // the operator took the protocol out of the configuration
 		d.cfg.Log.Warn("the sender of an item that was given up cannot be told: its protocol is not served any more",
-			"peer", d.peerName(federation.GridID(l.Peer)), "proto", string(ProtocolOf(l.Kind)), "id", fmt.Sprintf("dead/%d", l.Row))
+			"peer", name, "proto", string(ProtocolOf(l.Kind)), "id", fmt.Sprintf("dead/%d", l.Row))
 	} else {
 		it := Item{ID: l.ID, Kind: ProtocolOf(l.Kind), Conv: l.Conv, At: l.At, Expires: l.Expires, Body: l.Body}
 		peer := d.cfg.Directory.Now().Peer(federation.GridID(l.Peer))
 		if err := to.GiveBack(ctx, peer, it, reasonError(l.Reason, l.Detail)); err != nil {
-			return fmt.Errorf("give back an item for %s: %w", d.peerName(federation.GridID(l.Peer)), err)
+			return fmt.Errorf("give back dead/%d, an item for %s: %w", l.Row, name, err)
 		}
 	}
 	d.told[letterOf(l)] = true

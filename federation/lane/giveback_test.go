@@ -54,7 +54,7 @@ func TestToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := d.tell(t.Context(), letters); !errors.Is(err, store.ErrClosed) {
+		if err := d.tell(t.Context(), newTelling(), letters); !errors.Is(err, store.ErrClosed) {
 			t.Errorf("%v, want that it is not noted", err)
 		}
 	}
@@ -62,8 +62,9 @@ func TestToldOnce(t *testing.T) {
 		t.Errorf("told %d times of %d letters", len(got), buryItems)
 	}
 	d.cfg.Store = healthy
+	round := map[string]*telling{}
 	for more := true; more; {
-		if more, err = d.giveBackOnce(t.Context()); err != nil {
+		if more, err = d.giveBackOnce(t.Context(), round); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,10 +99,10 @@ func TestToldIsNotAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.dead("carol", "second")
-	if _, err := d.tell(t.Context(), letters); err != nil {
+	if err := d.tell(t.Context(), newTelling(), letters); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.giveBackOnce(t.Context()); err != nil {
+	if _, err := d.giveBackOnce(t.Context(), map[string]*telling{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := a.hall.returned(); !slices.Equal(got, []string{"first", "second"}) {

@@ -27,7 +27,8 @@ func (a *Adapter) GiveBack(ctx context.Context, owner *federation.Peer, it lane.
 	}
 	return a.bounce(p, &top, it.Body, owner, why, func(r reply) error {
 		if !a.cfg.Directory.Now().Own(federation.XMPP, r.to) {
-			p.lost("error to a domain that is no longer this grid's", 1)
+			p.a.metrics.lost.Inc()
+			p.log(owner).Warn("the sender of a message that was given up cannot be told: its domain is not in xmpp.domains any more", "domain", r.to)
 			return nil
 		}
 		if _, err := a.local.Hand(ctx, r.from, r.to, r.stanza); err != nil {
