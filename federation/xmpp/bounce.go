@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -80,9 +79,6 @@ func (a *Adapter) Failed(from, to string, stanzas [][]byte, err error) {
 	}
 	p := a.peerOf(owner)
 	c := causeLocal(to)
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		a.LocalLost(to) // nothing listens there: no session can be alive
-	}
 	p.log(owner).Debug("the local server did not take stanzas", "domain", to, "count", len(stanzas), "err", err)
 	for _, stanza := range stanzas {
 		top, err := frame.ParseTop(stanza)
@@ -90,7 +86,7 @@ func (a *Adapter) Failed(from, to string, stanzas [][]byte, err error) {
 			continue
 		}
 		if top.Kind == frame.Presence {
-			p.missedIn()
+			p.missedIn(readPresence(&top, stanza))
 		}
 		if !worthAnswer(&top, stanza) {
 			continue
@@ -161,6 +157,7 @@ func (a *Adapter) sendLocal(ctx context.Context, batch []reply) {
 		}
 	}
 	if len(stanzas) > 0 {
+		a.askLater(stanzas)
 		a.metrics.lost.Add(float64(len(stanzas)))
 		a.log.Debug("the local server did not take replies", "domain", to, "count", len(stanzas), "err", err)
 	}

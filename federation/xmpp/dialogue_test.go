@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -375,14 +374,12 @@ func (w *world) event(t *testing.T, at string, words []string) {
 			t.Fatalf("%s: %v", at, err)
 		}
 		time.Sleep(d) // of the dialogue's own clock
-	case "local": // local down, local up, local lost, local back, local refuses
+	case "local": // local down, local up, local lost, local back
 		switch words[1] {
 		case "lost":
 			w.adapter.LocalLost("conference.a.grid")
 		case "back":
 			w.adapter.LocalBack("conference.a.grid")
-		case "refuses":
-			w.adapter.Failed("b.grid", "a.grid", nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED))
 		default:
 			w.mu.Lock()
 			w.broken = words[1] == "down"

@@ -42,7 +42,7 @@ func (a *Adapter) Deliver(ctx context.Context, from *federation.Peer, it lane.It
 		}
 		p.log(from).Debug("the local server does not take stanzas", "domain", in.addressee, "err", err)
 		if in.top.Kind == frame.Presence {
-			p.missedIn()
+			p.missedIn(readPresence(&in.top, it.Body))
 		}
 		c := causeLocal(in.addressee)
 		a.metrics.bounced.WithLabelValues(p.label(from), "in", c.condition).Inc()

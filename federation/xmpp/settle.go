@@ -295,9 +295,10 @@ func (p *peer) localLost(lost map[string]bool) {
 		return err == nil && lost[d]
 	}
 	for _, r := range k.reminders(is) {
-		if !p.toLocal.offer(r) {
-			p.lost("probe to the local server: too many wait", 1)
+		if top, err := frame.ParseTop(r.stanza); err == nil { // replyWith parsed it
+			k.unheard.add(pair{string(top.From), string(top.To)})
 		}
+		_ = p.toLocal.offer(r) // for one that lives; it is asked again when it is back
 	}
 	for _, g := range k.out.groups {
 		if is(g.from) {

@@ -2,7 +2,6 @@ package xmpp
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -63,12 +62,15 @@ import (
 // will never say so. LocalLost ends them towards the peers: "unavailable" for each
 // presence of its users and, from its rooms, for each occupant. If the
 // server lives after all, probes in the name of the remote contacts, put to it at
-// once, bring back what is true (only those contacts that its users' presence has
-// reached are named, so they are entitled). A dead one does not hear them; its
-// users send presence again when they log in.
+// once and again when it is back, bring back what is true (only those contacts that
+// its users' presence has reached are named, so they are entitled). It need not have
+// died: it may have been cut off, with its users there all the while. One that did
+// die has nothing to say to them; its users send presence again when they log in.
+// Who was in which room cannot be asked for, and stays outside.
 type upkeep struct {
 	in, out  *table
 	interest *interest // local users and remote contacts, for probes
+	unheard  *interest // remote users and local contacts, whom the local server is to be asked for when it is back
 
 	up     bool
 	ended  bool      // rule 1 was applied since the peer was last up
@@ -98,7 +100,7 @@ const (
 )
 
 func newUpkeep(limit int) upkeep {
-	return upkeep{in: newTable(limit), out: newTable(limit), interest: newInterest(limit / 4), revoked: map[string]struct{}{}}
+	return upkeep{in: newTable(limit), out: newTable(limit), interest: newInterest(limit / 4), unheard: newInterest(limit / 4), revoked: map[string]struct{}{}}
 }
 
 // PeerUp says that the link to a peer is up, and the epoch of the peer's gateway.
@@ -131,17 +133,12 @@ func (k *upkeep) down() {
 	}
 }
 
-// LocalLost says that the local server of a domain died: that its connections
-// broke without a word, or nothing listens where it should. The domain is
-// normalised. It does not block.
+// LocalLost implements s2s.Handler: the local server of a domain died, or cannot be
+// reached. The domain is normalised. It does not block.
 func (a *Adapter) LocalLost(domain string) {
-	lost := map[string]bool{domain: true}
-	for _, domains := range a.cfg.Servers {
-		if slices.Contains(domains, domain) {
-			for _, d := range domains {
-				lost[d] = true
-			}
-		}
+	lost := map[string]bool{}
+	for _, d := range a.domainsWith(domain) {
+		lost[d] = true
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -187,10 +184,13 @@ func (p *peer) oweOut(pr presence, stanza []byte) {
 }
 
 // missedIn says that presence from the peer did not reach the local server.
-func (p *peer) missedIn() {
+func (p *peer) missedIn(pr presence) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := &p.keep
+	if pr.kind == probe {
+		k.unheard.add(pair{bareOf(pr.from), bareOf(pr.to)})
+	}
 	if k.ask && k.askAt.After(time.Now()) {
 		return // it will be asked for
 	}

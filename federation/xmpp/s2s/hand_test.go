@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -224,9 +228,8 @@ func TestHandDown(t *testing.T) {
 	if n, err := g.Hand(t.Context(), "b.grid", "a.grid", []byte("<message/>")); n != 0 || !errors.Is(err, ErrDown) {
 		t.Errorf("before the next attempt: %d, %v; want ErrDown", n, err)
 	}
-	if len(h.failed) > 0 || len(h.back) > 0 {
-		t.Errorf("failed %q, back %q", h.failed, h.back)
-	}
+	h.wait(t, func(_, failed []string) bool { return slices.Equal(failed, []string{">a.grid has died"}) })
+	h.isBack(t)
 
 	f.listen(addr)
 	dial(t, g, f.ca).play(authenticated + "> <message id='here'/>")
@@ -238,6 +241,38 @@ func TestHandDown(t *testing.T) {
 	h.isBack(t, "a.grid", "a.grid") // once by each direction
 	returned(t, handing(t.Context(), g, "2"), 1, "")
 	h.isBack(t, "a.grid", "a.grid")
+}
+
+// TestServerCutOff has the machine of a server gone from the network, which the
+// kernel says after keep-alive, and back without having been restarted: it does not
+// come to us, and is found to be there.
+func TestServerCutOff(t *testing.T) {
+	for name, why := range map[string]error{
+		"read":  &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)},
+		"route": &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.EHOSTUNREACH)},
+		"ack":   fmt.Errorf("acknowledge stanzas: %w", &net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EPIPE)}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			g, h := f.streams(Limits{Backoff: time.Millisecond})
+			addr := f.l.Addr().String()
+			f.l.Close()
+			in := &inbound{s: g, pair: pair{"a.grid", "b.grid"}, server: g.serverOf("a.grid")}
+			in.mourn(why)
+			h.wait(t, func(_, failed []string) bool { return slices.Equal(failed, []string{">a.grid has died"}) })
+			h.isBack(t)
+			f.listen(addr)
+			d := f.accept()
+			d.play("< to='a.grid'\n> HEADER(a.grid,b.grid)")
+			h.wait(t, func(_, _ []string) bool { return len(h.back) > 0 })
+			h.isBack(t, "a.grid")
+			g.inMu.Lock()
+			defer g.inMu.Unlock()
+			if len(g.lost) > 0 {
+				t.Errorf("%v are still watched", g.lost)
+			}
+		})
+	}
 }
 
 // isBack checks the domains that were announced so far.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -78,20 +79,29 @@ func (in *inbound) carry(ctx context.Context, conn net.Conn) error {
 	return err
 }
 
-// mourn tells the handler if the stream ended because its server died. A server
-// that goes in good order closes its streams; one that does not may still only
-// have dropped this connection, so it is asked for.
+// mourn tells the handler if the stream ended because its server died, or its
+// machine, or the way there. A server that goes in good order closes its streams;
+// one that does not may still only have dropped this connection, so it is asked for.
 func (in *inbound) mourn(err error) {
-	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
+	if !isBroken(err) {
 		return
 	}
 	s, from, addr := in.s, in.from, in.server.Addr
 	s.spawn(func(ctx context.Context) {
 		if !answers(ctx, addr, from, s.limits.Write) && ctx.Err() == nil {
-			s.log.Warn("the local server has died", "domain", from)
-			s.handler.LocalLost(from)
+			s.serverLost(ctx, from)
 		}
 	})
+}
+
+// isBroken says whether a connection ended without a word of the server, by what
+// a read or a write of it failed with. Keep-alive says ETIMEDOUT, or what a router
+// answers, where the machine or the network is gone.
+func isBroken(err error) bool {
+	return slices.ContainsFunc([]error{
+		io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE,
+		syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH,
+	}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // answers says whether a server greets back. That a connection is accepted says

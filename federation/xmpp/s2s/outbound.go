@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -139,6 +140,7 @@ func (o *outbound) fail(ctx context.Context, err error) {
 	lost := sentBy(o.queue)
 	o.queue = nil
 	o.grow(-size(lost))
+	refused := errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(o.err, syscall.ECONNREFUSED) && ctx.Err() == nil
 	o.running, o.err = false, err
 	if ctx.Err() == nil { // else nobody may try again
 		o.pause = min(max(2*o.pause, firstPause), o.s.limits.Backoff)
@@ -147,6 +149,9 @@ func (o *outbound) fail(ctx context.Context, err error) {
 	o.mu.Unlock()
 	o.log.Warn("the local server cannot be reached", "returned", len(lost), "err", err)
 	o.giveBack(lost, err)
+	if refused { // nothing listens there: no session can be alive
+		o.s.spawn(func(ctx context.Context) { o.s.serverLost(ctx, o.to) })
+	}
 }
 
 // sentBy are the stanzas that nobody waits for.

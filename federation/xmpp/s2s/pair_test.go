@@ -67,6 +67,8 @@ func (r *recorder) LocalBack(domain string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.back = append(r.back, domain)
+	close(r.change)
+	r.change = make(chan struct{})
 }
 
 func (r *recorder) Failed(from, to string, stanzas [][]byte, err error) {

@@ -43,13 +43,14 @@ type Handler interface {
 	// Failed is given every stanza that Send took and that could not be written
 	// to the local server, once. It must not block.
 	Failed(from, to string, stanzas [][]byte, err error)
-	// LocalLost is told that the local server of a domain has died: a stream of
-	// it broke without a closing tag, and nothing listens where it should. It
-	// must not block.
+	// LocalLost is told that the local server of a domain has died or cannot be
+	// reached: a stream of it broke without a closing tag, and nothing answers where
+	// it should, or nothing listens there. LocalBack follows when it is back, whether
+	// or not it died. It must not block.
 	LocalLost(domain string)
 	// LocalBack is told that the local server of a domain is there: it has opened a
-	// stream to us, or one to it is open after an attempt that failed. What waits
-	// for it may be tried at once. It must not block.
+	// stream to us, or one to it is open after an attempt that failed, or it answers
+	// again after LocalLost. What waits for it may be tried at once. It must not block.
 	LocalBack(domain string)
 }
 

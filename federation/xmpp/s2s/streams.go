@@ -41,6 +41,7 @@ type Streams struct {
 
 	inMu sync.Mutex
 	in   map[*inbound]time.Time // open ones, since when
+	lost map[string]int         // domains whose server is watched, with how often it was lost
 
 	outMu sync.Mutex // taken before that of an outbound
 	out   map[pair]*outbound
@@ -59,7 +60,7 @@ func New(c Config) (*Streams, error) {
 		listen: c.Listen, ca: c.CA, handler: c.Handler, limits: c.Limits.orDefault(),
 		servers: map[string]*Server{}, allowed: slices.Clone(c.AllowFrom),
 		log: cmp.Or(c.Log, slog.Default()).With("proto", string(federation.XMPP)), metrics: m,
-		secret: newDialbackSecret(), in: map[*inbound]time.Time{}, out: map[pair]*outbound{},
+		secret: newDialbackSecret(), in: map[*inbound]time.Time{}, lost: map[string]int{}, out: map[pair]*outbound{},
 		strange: rate.Sometimes{First: 3, Interval: time.Minute},
 	}
 	s.waiting.max = s.limits.Handshakes
@@ -276,6 +277,36 @@ func (s *Streams) serverUp(domain string) {
 	for p, o := range s.out {
 		if p.to == domain {
 			o.serverUp()
+		}
+	}
+}
+
+// serverLost tells the handler that the server of a domain is gone, and then, once,
+// that it is back: it may have been cut off, and its users there all the while, of
+// whom it says nothing new. It returns when that is known or ctx is done.
+func (s *Streams) serverLost(ctx context.Context, domain string) {
+	s.log.Warn("the local server has died, or cannot be reached any more", "domain", domain)
+	s.handler.LocalLost(domain)
+	s.inMu.Lock()
+	s.lost[domain]++
+	watched := s.lost[domain] > 1
+	s.inMu.Unlock()
+	for !watched && ctx.Err() == nil {
+		s.inMu.Lock()
+		times := s.lost[domain]
+		s.inMu.Unlock()
+		if !answers(ctx, s.serverOf(domain).Addr, domain, s.limits.Write) {
+			pause(ctx, s.limits.Backoff)
+			continue
+		}
+		s.inMu.Lock()
+		if watched = s.lost[domain] == times; watched { // else it was lost anew
+			delete(s.lost, domain)
+		}
+		s.inMu.Unlock()
+		if watched {
+			s.serverUp(domain)
+			s.handler.LocalBack(domain)
 		}
 	}
 }
