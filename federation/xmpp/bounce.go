@@ -31,7 +31,7 @@ func (a *Adapter) undelivered(p *peer, stanza []byte, owner *federation.Peer, wh
 	if err != nil {
 		return nil // it was parsed before it was sent
 	}
-	if top.Kind == frame.Presence && later(owner, why) {
+	if top.Kind == frame.Presence && owed(owner, why) {
 		p.oweOut(readPresence(&top, stanza), stanza)
 	}
 	return a.bounce(p, &top, stanza, owner, why, put)
@@ -42,6 +42,12 @@ func (a *Adapter) undelivered(p *peer, stanza []byte, owner *federation.Peer, wh
 func later(owner *federation.Peer, why error) bool {
 	return errors.Is(why, federation.ErrPeerDown) ||
 		errors.Is(why, federation.ErrPeerNotActive) && owner != nil && owner.State == federation.StatePaused
+}
+
+// owed says whether presence that a peer did not get is kept for it: also while it
+// may not have it, which the operator may think better of with the link up.
+func owed(owner *federation.Peer, why error) bool {
+	return later(owner, why) || errors.Is(why, federation.ErrNotAllowed) && owner != nil
 }
 
 // bounce tells the sender of an outward stanza why it was not delivered, if it is

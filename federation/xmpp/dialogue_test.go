@@ -393,6 +393,8 @@ func (w *world) event(t *testing.T, at string, words []string) {
 		w.publish(func(peers map[string]*federation.Peer, _ map[string]string) {
 			peers["bob"].State = federation.StatePaused
 		})
+	case "forbid": // XMPP with bob, by policy
+		w.publish(func(peers map[string]*federation.Peer, _ map[string]string) { peers["bob"].Policy.Allow = nil })
 	case "resume":
 		w.publish(nil)
 	case "revoke": // revoke DOMAIN

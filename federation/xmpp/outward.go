@@ -253,7 +253,7 @@ func (o *outgoing) sendEph(ctx context.Context) error {
 	if len(o.eph) == 0 {
 		return nil
 	}
-	if len(o.presence) > 0 && (o.unroutable == nil || later(o.owner, o.unroutable)) {
+	if len(o.presence) > 0 && (o.unroutable == nil || owed(o.owner, o.unroutable)) {
 		o.p.order.Lock()
 		defer o.p.order.Unlock()
 		o.note()

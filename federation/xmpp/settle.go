@@ -73,6 +73,14 @@ func (t *table) enter(user, at string) {
 	t.add(&presence{from: user, to: at, kind: available, join: true}, from, resource)
 }
 
+// oweLeave owes a room that a user who was told to be out of it is.
+func (t *table) oweLeave(user, room string) {
+	from, resource := split(user)
+	if g := t.groups[pair{from, room}]; g != nil && g.kind == joined && g.entries[resource] != nil {
+		t.oweEnd(g.entries[resource])
+	}
+}
+
 // leave forgets that a user is in a room.
 func (t *table) leave(user, room string) {
 	from, resource := split(user)
@@ -171,6 +179,10 @@ func (p *peer) pay(ctx context.Context, now time.Time) {
 	defer p.order.Unlock()
 	k := &p.keep
 	p.mu.Lock()
+	if !k.owes(now) {
+		p.mu.Unlock()
+		return
+	}
 	debts := k.out.owed()
 	var probes [][]byte
 	if k.ask && !k.askAt.After(now) {
@@ -203,12 +215,18 @@ func (p *peer) pay(ctx context.Context, now time.Time) {
 
 // speaksFor says whether what is for a JID may go to this peer now.
 func (p *peer) speaksFor(jid string) bool {
+	owner, err := p.routeOf(jid)
+	return err == nil && owner.ID == p.id
+}
+
+// routeOf returns the peer that holds the domain of a JID, if any, and why nothing
+// may go there now.
+func (p *peer) routeOf(jid string) (*federation.Peer, error) {
 	d, err := normalDomain([]byte(jid))
 	if err != nil {
-		return false
+		return nil, err
 	}
-	owner, err := p.a.cfg.Directory.Now().Route(federation.XMPP, d)
-	return err == nil && owner.ID == p.id
+	return p.a.cfg.Directory.Now().Route(federation.XMPP, d)
 }
 
 // sendDebts sends some of what is owed and settles it. An item that comes back
@@ -216,7 +234,12 @@ func (p *peer) speaksFor(jid string) bool {
 func (p *peer) sendDebts(ctx context.Context, debts []debt) bool {
 	items := make([]lane.Item, 0, len(debts))
 	for _, d := range debts {
-		if p.speaksFor(d.group.to) { // or the domain was taken away, and the debt with it
+		owner, err := p.routeOf(d.group.to)
+		switch {
+		case owner == nil || owner.ID != p.id: // the domain was taken away, and the debt with it
+		case err != nil: // the peer may not have it now
+			return false
+		default:
 			items = append(items, lane.Item{Kind: federation.XMPP, Body: d.stanza})
 		}
 	}
@@ -325,6 +348,9 @@ func (p *peer) revoke(ctx context.Context) {
 		if d, err := normalDomain([]byte(g.from)); ends && err == nil {
 			k.revoked[d] = struct{}{}
 		}
+		if ends && g.kind == occupant {
+			k.out.oweLeave(g.to, g.from)
+		}
 		return ends
 	})
 	p.ending.add(len(endings))
@@ -332,9 +358,9 @@ func (p *peer) revoke(ctx context.Context) {
 		if p.speaksFor(d) {
 			delete(k.revoked, d)
 			k.ask = true
-			signal(p.wake)
 		}
 	}
+	signal(p.wake) // what was kept while the peer might not have it may be due
 	p.mu.Unlock()
 	p.tellLocal(ctx, endings, "the domain may no longer speak here")
 }

@@ -22,7 +22,7 @@ import (
 // and neither needs to know what the other did.
 //
 // 2. What the peer misses is owed to it. Presence of local users that changes
-// while the peer cannot be reached is kept, the newest of each pair, and sent
+// while the peer cannot be reached, or may not have it, is kept, the newest of each pair, and sent
 // when it is back: the peer's gateway may have restarted or not have noticed the
 // cut, and nobody else can tell it. Where rule 1 told a local user that it is no
 // longer in a remote room, or an attempt to enter failed, "unavailable" for that
@@ -283,7 +283,6 @@ func (p *peer) step(ctx context.Context) time.Duration {
 		k.remind = false
 		reminders = k.reminders(func(string) bool { return true })
 	}
-	pay := k.owes(now)
 	p.mu.Unlock()
 	p.tellLocal(ctx, endings, "the contact is gone")
 	for _, r := range reminders {
@@ -291,12 +290,19 @@ func (p *peer) step(ctx context.Context) time.Duration {
 			return never // shutting down
 		}
 	}
-	if pay {
+	may := p.mayHave() // else revoke wakes us when it may
+	if may {
 		p.pay(ctx, now)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return k.next(time.Now())
+	return k.next(time.Now(), may)
+}
+
+// mayHave says whether the operator lets the peer have anything now.
+func (p *peer) mayHave() bool {
+	owner := p.current()
+	return owner != nil && owner.State == federation.StateActive && owner.Policy.Allow[federation.XMPP]
 }
 
 // owes says whether something is to be sent to the peer now.
@@ -305,15 +311,16 @@ func (k *upkeep) owes(now time.Time) bool {
 }
 
 // next returns how long it is until the first thing is due while the peer is up.
-func (k *upkeep) next(now time.Time) time.Duration {
+// may says whether it may have what is owed.
+func (k *upkeep) next(now time.Time, may bool) time.Duration {
 	wait := never
 	consider := func(due bool, at time.Time) {
 		if d := max(at.Sub(now), 0); due && (wait == never || d < wait) {
 			wait = d
 		}
 	}
-	consider(k.out.owing > 0, k.payAt)
-	consider(k.ask, k.askAt)
+	consider(may && k.out.owing > 0, k.payAt)
+	consider(may && k.ask, k.askAt)
 	consider(!k.sweepAt.IsZero(), k.sweepAt)
 	return wait
 }
