@@ -161,7 +161,7 @@ func (a *Adapter) Run(ctx context.Context) error {
 	})
 	a.spawn = func(p *peer) {
 		g.Go(func() error { return p.upkeep(ctx) })
-		g.Go(func() error { return p.toLocal.drain(ctx, a.sendLocal) })
+		g.Go(func() error { return p.toLocal.drain(ctx, p.sendLocal) })
 		g.Go(func() error { return p.toPeer.drain(ctx, p.sendPeer) })
 	}
 	for _, p := range a.peers {

@@ -92,7 +92,9 @@ func (a *Adapter) Failed(from, to string, stanzas [][]byte, err error) {
 			continue
 		}
 		if top.Kind == frame.Presence {
-			p.missedIn(readPresence(&top, stanza))
+			pr := readPresence(&top, stanza)
+			p.oweIn(pr, stanza)
+			p.missedIn(pr)
 		}
 		if !worthAnswer(&top, stanza) {
 			continue
@@ -137,7 +139,8 @@ const (
 
 // sendLocal hands replies to the local server: one batch of a stream. Those that
 // somebody counts on are handed over for sure, or tried for tellFor.
-func (a *Adapter) sendLocal(ctx context.Context, batch []reply) {
+func (p *peer) sendLocal(ctx context.Context, batch []reply) {
+	a := p.a
 	counts := slices.ContainsFunc(batch, func(r reply) bool { return r.told != nil })
 	from, to, stanzas := batch[0].from, batch[0].to, stanzasOf(batch)
 	var err error
@@ -163,7 +166,7 @@ func (a *Adapter) sendLocal(ctx context.Context, batch []reply) {
 		}
 	}
 	if len(stanzas) > 0 {
-		a.askLater(stanzas)
+		p.sayLater(stanzas)
 		a.metrics.lost.Add(float64(len(stanzas)))
 		a.log.Debug("the local server did not take replies", "domain", to, "count", len(stanzas), "err", err)
 	}

@@ -29,40 +29,6 @@ func (a *Adapter) LocalBack(domain string) {
 	}
 }
 
-// localBack puts the questions to the local server that it did not hear.
-func (p *peer) localBack(domains []string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	unheard := p.keep.unheard
-	for of := range unheard.pairs {
-		r, ok := replyWith(probeFor(of.from, of.to))
-		if ok && !slices.Contains(domains, r.to) {
-			continue
-		}
-		if ok && p.speaksFor(of.from) && !p.toLocal.offer(r) {
-			return // at the next opportunity
-		}
-		unheard.remove(of)
-	}
-}
-
-// askLater keeps what the local server was to be asked and did not hear.
-func (a *Adapter) askLater(stanzas [][]byte) {
-	now := a.cfg.Directory.Now()
-	for _, stanza := range stanzas {
-		top, err := frame.ParseTop(stanza)
-		if err != nil || top.Kind != frame.Presence || string(top.Type) != "probe" {
-			continue
-		}
-		if from := a.domainOfAddress(now, top.From); from.owner != nil {
-			p := a.peerOf(from.owner)
-			p.mu.Lock()
-			p.keep.unheard.add(pair{bareOf(string(top.From)), bareOf(string(top.To))})
-			p.mu.Unlock()
-		}
-	}
-}
-
 // domainsWith are the domains whose server is that of an own domain.
 func (a *Adapter) domainsWith(domain string) []string {
 	for _, domains := range a.cfg.Servers {
@@ -71,6 +37,46 @@ func (a *Adapter) domainsWith(domain string) []string {
 		}
 	}
 	return []string{domain}
+}
+
+// localBack puts the questions to the local server that it did not hear, and has it
+// told what else it has missed.
+func (p *peer) localBack(domains []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	if k.in.owing > 0 {
+		k.sayAt = time.Now()
+		signal(p.wake)
+	}
+	for of := range k.unheard.pairs {
+		r, ok := replyWith(probeFor(of.from, of.to))
+		if ok && !slices.Contains(domains, r.to) {
+			continue
+		}
+		if ok && p.speaksFor(of.from) && !p.toLocal.offer(r) {
+			return // at the next opportunity
+		}
+		k.unheard.remove(of)
+	}
+}
+
+// sayLater keeps what of the gateway's own presence the local server did not take.
+func (p *peer) sayLater(stanzas [][]byte) {
+	for _, stanza := range stanzas {
+		top, err := frame.ParseTop(stanza)
+		if err != nil || top.Kind != frame.Presence {
+			continue
+		}
+		switch pr := readPresence(&top, stanza); pr.kind {
+		case unavailable:
+			p.oweIn(pr, stanza)
+		case probe:
+			p.mu.Lock()
+			p.keep.unheard.add(pair{bareOf(pr.from), bareOf(pr.to)})
+			p.mu.Unlock()
+		}
+	}
 }
 
 func (c *comebacks) open(domain string) {

@@ -144,6 +144,28 @@ func (p *peer) tellLocal(ctx context.Context, endings [][]byte, why string) {
 	owner := p.current()
 	p.a.metrics.ended.WithLabelValues(p.label(owner)).Add(float64(len(endings)))
 	p.log(owner).Info("presence ended", "why", why, "count", len(endings))
+	p.queueEndings(ctx, endings)
+}
+
+// sayAgain tells the local server of the endings that it did not take, when it is time.
+func (p *peer) sayAgain(ctx context.Context, now time.Time) {
+	p.mu.Lock()
+	k := &p.keep
+	if k.in.owing == 0 || k.sayAt.After(now) {
+		p.mu.Unlock()
+		return
+	}
+	var endings [][]byte
+	for _, d := range k.in.owed() {
+		endings = append(endings, d.stanza)
+		k.in.paid(d) // what is not taken now is owed anew
+	}
+	p.ending.add(len(endings))
+	p.mu.Unlock()
+	p.queueEndings(ctx, endings)
+}
+
+func (p *peer) queueEndings(ctx context.Context, endings [][]byte) {
 	for _, stanza := range endings {
 		r, ok := replyWith(stanza)
 		if !ok {

@@ -328,7 +328,6 @@ func (g *group) endings() [][]byte {
 	var last [][]byte
 	for resource, e := range g.entries {
 		switch {
-		case e.gone:
 		case e.self:
 			last = append(last, g.unavailable(resource, e))
 		default:

@@ -19,7 +19,8 @@ import (
 // and local rooms; a local user in a remote room gets the room's occupants and
 // itself removed with status 333 (XEP-0045 §9.1.2), so that the client shows it
 // and can enter anew. The peer's gateway does the same on its side of the cut,
-// and neither needs to know what the other did.
+// and neither needs to know what the other did. What the local server does not
+// take of that is kept, and told when it is back or after askPause.
 //
 // 2. What the peer misses is owed to it. Presence of local users that changes
 // while the peer cannot be reached, or may not have it, is kept, the newest of each pair, and sent
@@ -78,6 +79,7 @@ type upkeep struct {
 	epoch  uint64
 	remind bool      // the local server is to repeat its presence to the peer
 	payAt  time.Time // when to send what is owed
+	sayAt  time.Time // when to tell the local server what it did not take
 	ask    bool      // probes are due
 	askAt  time.Time // when to send them
 	// sweepAt is when to end what no answer has confirmed; zero for never.
@@ -91,8 +93,8 @@ const (
 	// owed although the link is up: the lane is opening its stream again.
 	payPause = time.Second
 	// askPause is how long it waits before it asks again for what the local
-	// server did not take. It is not known when that is back; until then the
-	// answers are lost again.
+	// server did not take, or tells it again. It is not known when that is back;
+	// until then it is lost again.
 	askPause = 30 * time.Second
 	// answerWait is how long the answers to probes may take. One that comes
 	// later than that still tells the truth.
@@ -183,6 +185,24 @@ func (p *peer) oweOut(pr presence, stanza []byte) {
 	signal(p.wake) // also where it is not time yet: nothing may have been owed before
 }
 
+// oweIn keeps the end of presence of a user of the peer that the local server did not
+// take: no answer to a probe would bring it.
+func (p *peer) oweIn(pr presence, stanza []byte) {
+	if pr.kind != unavailable {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := &p.keep
+	if !k.in.owe(&pr, stanza) {
+		p.a.metrics.untracked.WithLabelValues(p.label(p.current()), "in").Inc()
+	}
+	if k.in.owing > 0 && !k.sayAt.After(time.Now()) {
+		k.sayAt = time.Now().Add(askPause)
+		signal(p.wake)
+	}
+}
+
 // missedIn says that presence from the peer did not reach the local server.
 func (p *peer) missedIn(pr presence) {
 	p.mu.Lock()
@@ -257,15 +277,21 @@ const never = time.Duration(-1)
 
 // step does what is due now and returns how long nothing will be.
 func (p *peer) step(ctx context.Context) time.Duration {
+	now := time.Now()
+	p.sayAgain(ctx, now)
 	p.mu.Lock()
 	k := &p.keep
-	now := time.Now()
 	if !k.up {
 		wait := never
 		var endings [][]byte
 		if !k.ended && !k.downAt.IsZero() {
 			if wait = k.downAt.Add(p.a.cfg.Grace).Sub(now); wait <= 0 {
 				wait, endings = never, k.endPeer()
+			}
+		}
+		if k.in.owing > 0 {
+			if d := max(k.sayAt.Sub(now), 0); wait == never || d < wait {
+				wait = d
 			}
 		}
 		p.ending.add(len(endings))
@@ -322,5 +348,6 @@ func (k *upkeep) next(now time.Time, may bool) time.Duration {
 	consider(may && k.out.owing > 0, k.payAt)
 	consider(may && k.ask, k.askAt)
 	consider(!k.sweepAt.IsZero(), k.sweepAt)
+	consider(k.in.owing > 0, k.sayAt)
 	return wait
 }
