@@ -45,6 +45,7 @@ func (s *Streams) serve(ctx context.Context, tcp *net.TCPConn) {
 		return
 	}
 	in := &inbound{stream: newStream(conn, s.limits.Write), arrivals: conn, s: s, log: s.log.With("dir", dirIn)}
+	defer context.AfterFunc(ctx, func() { in.hurry(conn) })()
 	err = in.shake(ctx, conn)
 	s.metrics.handshake(dirIn, outcome(err))
 	in.log = in.log.With("domain", in.from, "to", in.to)

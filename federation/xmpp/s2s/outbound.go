@@ -193,6 +193,7 @@ func (o *outbound) stream(ctx context.Context) (carried bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	defer context.AfterFunc(ctx, func() { st.hurry(st.conn) })()
 	o.s.metrics.open(dirOut, 1)
 	defer o.s.metrics.open(dirOut, -1)
 	if afterFailure := o.setOpen(); afterFailure {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/idna"
@@ -64,23 +65,37 @@ type stream struct {
 	writeWait time.Duration
 	writing   sync.Mutex // acknowledgements are written by goroutines of their own
 	opened    bool       // our header of the current stream is out
-	mute      bool       // a TLS handshake is under way, so that no XML can be sent
-	managed   bool       // the server at the other end acknowledges what we send
+	hurried   atomic.Bool
+	mute      bool // a TLS handshake is under way, so that no XML can be sent
+	managed   bool // the server at the other end acknowledges what we send
 }
 
 func newStream(conn net.Conn, writeWait time.Duration) *stream {
 	return &stream{conn: conn, rd: frame.NewReader(conn, frame.HandshakeLimits()), writeWait: writeWait}
 }
 
-// write sends b whole or fails within writeWait.
+// write sends b whole or fails within writeWait, or goodbye once we are hurried.
 func (st *stream) write(b []byte) error {
 	st.writing.Lock()
 	defer st.writing.Unlock()
 	if err := st.conn.SetWriteDeadline(time.Now().Add(st.writeWait)); err != nil {
 		return err
 	}
+	if st.hurried.Load() { // read after the deadline was set, which hurry may have done before
+		if err := st.conn.SetWriteDeadline(time.Now().Add(goodbye)); err != nil {
+			return err
+		}
+	}
 	_, err := st.conn.Write(b)
 	return err
+}
+
+// hurry bounds the write that is under way, and those that follow: the gateway is
+// stopping, and a server that does not read does not hold it up for long. conn is
+// that of the stream or the one below it.
+func (st *stream) hurry(conn net.Conn) {
+	st.hurried.Store(true)
+	_ = conn.SetWriteDeadline(time.Now().Add(goodbye)) // or it is closed
 }
 
 func (st *stream) send(format string, args ...any) error {

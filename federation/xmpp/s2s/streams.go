@@ -130,10 +130,20 @@ func (s *Streams) Run(ctx context.Context) error {
 	closeListener := sync.OnceFunc(func() { l.Close() })
 	defer closeListener()
 	defer context.AfterFunc(ctx, closeListener)()
+	return s.accept(ctx, l.(*net.TCPListener))
+}
+
+// accept takes connections until ctx is done, then returns nil.
+func (s *Streams) accept(ctx context.Context, l interface {
+	AcceptTCP() (*net.TCPConn, error)
+}) error {
 	for {
-		conn, err := l.(*net.TCPListener).AcceptTCP()
+		conn, err := l.AcceptTCP()
 		switch {
 		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("s2s: %w", err)
