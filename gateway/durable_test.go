@@ -5,12 +5,14 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -190,6 +192,81 @@ func TestNearGatewayKilled(t *testing.T) {
 			t.Errorf("%v, although the server has acknowledgements: %v", m.fate(), m.missing())
 		}
 	})
+}
+
+// TestNearGatewayStopped restarts the sender's gateway in good order, as an upgrade
+// does, while it has yet to read what ejabberd has written to it and takes for
+// delivered: none of that is lost.
+func TestNearGatewayStopped(t *testing.T) {
+	t.Parallel()
+	n := newNeighbours(t)
+	ctx, gateway := t.Context(), n.a.Gateway
+	m := newMail("stopped", 10_000)
+	m.watch(n.alice, n.bob)
+	for range 5 {
+		m.flush(t, n.alice, n.bob) // ejabberd has its stream open
+		signal := func(s syscall.Signal) {
+			if err := gateway.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		signal(syscall.SIGSTOP)
+		if err := m.send(ctx, n.alice, n.bob, 200); err != nil {
+			t.Fatal(err)
+		}
+		written(t, n.a, n.alice)
+		m.reopens()
+		signal(syscall.SIGTERM)
+		signal(syscall.SIGCONT)
+		<-gateway.Done()
+		if err := gateway.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.flush(t, n.alice, n.bob)
+	m.mustBeOrderly(t)
+	t.Log(m.fate())
+	if m.fate().neither > 0 {
+		t.Errorf("%v, although the gateway was asked to stop: %v", m.fate(), m.missing())
+	}
+}
+
+// written waits until a server has written what it has for its gateway, which does not
+// read: the socket fills no further while the server answers one ping after another.
+func written(t *testing.T, g *peertest.Grid, user peertest.Party) {
+	t.Helper()
+	unread := func() (sum uint64) {
+		table, err := os.ReadFile("/proc/net/tcp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ip := g.Listen.Addr().As4()
+		local := fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], g.Listen.Port())
+		for line := range strings.Lines(string(table)) {
+			f := strings.Fields(line)
+			if len(f) < 5 || f[1] != local {
+				continue
+			}
+			_, queue, _ := strings.Cut(f[4], ":")
+			n, err := strconv.ParseUint(queue, 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += n
+		}
+		return sum
+	}
+	last, same := uint64(0), 0
+	for same < 50 {
+		if _, err := user.Ping(t.Context(), g.Domain); err != nil {
+			t.Fatal(err)
+		}
+		if now := unread(); now > 0 && now == last {
+			same++
+		} else {
+			last, same = now, 0
+		}
+	}
 }
 
 // mailing is who writes to whom, and the gateway that dies meanwhile.

@@ -121,20 +121,36 @@ func (e *edge) newLinks(conf *config.Config) (err error) {
 	return err
 }
 
-// run runs every part until ctx is done or one fails.
+// run runs every part until ctx is done or one fails. What the local XMPP servers
+// have on their way then is taken still, so that what it goes through, and what puts
+// it on disk, ends when their streams have.
 func (e *edge) run(ctx context.Context) error {
 	e.g.log.Info("edge starts", "epoch", e.epoch, "grid", e.g.identity.ID().Short(), "node", e.mesh.node.Self().Node)
 	parts, ctx := errgroup.WithContext(ctx)
 	part := func(name string, run func(context.Context) error) {
 		parts.Go(func() error { return runPart(ctx, name, run) })
 	}
+	behind, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	partBehind := func(name string, run func(context.Context) error) {
+		parts.Go(func() error { return runPart(behind, name, run) })
+	}
 	part("mesh", e.mesh.run)
 	part("links", e.links.Run)
 	part("lanes", e.lanes.Run)
-	part("durable lanes", e.durable.Run)
+	partBehind("durable lanes", e.durable.Run)
 	part("pairing", func(ctx context.Context) error { return e.g.pairing.Run(ctx, e.links) })
 	if e.xmpp != nil {
-		e.xmpp.run(part)
+		partBehind("xmpp", e.xmpp.adapter.Run)
+		part("xmpp streams", func(ctx context.Context) error {
+			defer end()
+			return e.xmpp.streams.Run(ctx)
+		})
+		if e.xmpp.dns != nil {
+			part("dns", e.xmpp.dns.Run)
+		}
+	} else {
+		defer context.AfterFunc(ctx, end)()
 	}
 	if e.matrix != nil {
 		part("matrix", e.matrix.Run)

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/x509"
 	"fmt"
 	"net/netip"
@@ -62,15 +61,6 @@ func (e *edge) newXMPP(conf *config.Config) (err error) {
 		Answer: func(domain string) (netip.AddrPort, bool) { return x.Listen, out.adapter.Answer(domain) },
 	})
 	return err
-}
-
-// run starts its parts.
-func (x *xmppEdge) run(part func(name string, run func(context.Context) error)) {
-	part("xmpp", x.adapter.Run)
-	part("xmpp streams", x.streams.Run)
-	if x.dns != nil {
-		part("dns", x.dns.Run)
-	}
 }
 
 func readRoots(path string) (*x509.CertPool, error) {

@@ -464,6 +464,24 @@ func TestHurry(t *testing.T) {
 	}
 }
 
+// TestStopTakesWhatWasSent has a server that finishes what it had to say after it was
+// told that the gateway is stopping. Nobody would send that again.
+func TestStopTakesWhatWasSent(t *testing.T) {
+	ca, h := openCA(t), newRecorder()
+	stop, ended, g := runStoppable(t, Config{CA: ca, Handler: h, Servers: []Server{{Addr: freeAddr()}}})
+	d := dial(t, g, ca)
+	d.play(authenticated + "> <message id='early'/>")
+	h.received(t, "early")
+	stop()
+	d.play("< <system-shutdown \n< </stream:error></stream:stream>\n> <message id='late'/><message id='last'/>")
+	h.received(t, "last")
+	h.received(t, "late")
+	d.play("> </stream:stream>\nend")
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStopTellsTheServer(t *testing.T) {
 	ca := openCA(t)
 	stop, ended, g := runStoppable(t, Config{CA: ca, Handler: newRecorder(), Servers: []Server{{Addr: freeAddr()}}})

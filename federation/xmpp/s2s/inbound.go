@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,10 +30,12 @@ type inbound struct {
 	pair
 	s        *Streams
 	log      *slog.Logger
-	server   *Server  // of from
-	id       string   // that we gave the current stream
-	unproven error    // why the certificate does not prove from, nil if it does
-	handled  *handled // nil until the server has enabled stream management
+	server   *Server     // of from
+	id       string      // that we gave the current stream
+	unproven error       // why the certificate does not prove from, nil if it does
+	handled  *handled    // nil until the server has enabled stream management
+	managed  atomic.Bool // the same, for others than who reads
+	left     atomic.Bool // our direction has been ended, with a word why
 	arrivals *arrivals
 }
 
@@ -73,11 +76,28 @@ func (in *inbound) carry(ctx context.Context, conn net.Conn) error {
 	defer in.s.metrics.open(dirIn, -1)
 	defer in.s.opened(in)()
 	in.log.Debug("stream from the local server is open")
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
-	defer stop()
-	err := in.lastAck(ctx, in.relay(ctx))
+	reading, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { in.leave(conn, cancel) })()
+	err := in.lastAck(ctx, in.relay(reading))
 	in.mourn(err)
 	return err
+}
+
+// leave ends a stream because the gateway is stopping. What a server has written
+// by then it takes for delivered, unless it wants it acknowledged (XEP-0198): so it
+// is told of the end, and what it sends until it has ended its direction, too, is
+// taken still (RFC 6120 §4.4), for as long as a farewell.
+func (in *inbound) leave(conn net.Conn, cancel context.CancelFunc) {
+	if in.managed.Load() {
+		cancel()
+		_ = conn.SetReadDeadline(past) // or it is closed
+		return
+	}
+	time.AfterFunc(goodbye, cancel)
+	_ = conn.SetReadDeadline(time.Now().Add(goodbye))
+	in.left.Store(true)
+	_ = in.write(append(errStopping.XML(), closeTag...)) // who is gone need not be told
 }
 
 // mourn tells the handler if the stream ended because its server died, or its
@@ -357,7 +377,7 @@ func (in *inbound) end(err error) {
 	var cert *certificateError
 	var netErr net.Error
 	switch {
-	case in.mute:
+	case in.mute, in.left.Load():
 		return
 	case isClosed(err):
 		in.sayGoodbye()

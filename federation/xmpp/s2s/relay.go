@@ -128,6 +128,7 @@ func (in *inbound) manage(el *frame.Element) error {
 	switch {
 	case what == "enable" && in.handled == nil:
 		broken := func() { _ = in.conn.SetReadDeadline(past) } // relay ends, whatever this says
+		in.managed.Store(true)
 		in.handled = newHandled(in.s.limits.Unsettled, in.acknowledge, broken)
 		return in.send(smEnabled)
 	case what == "enable":

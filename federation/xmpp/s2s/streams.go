@@ -114,6 +114,7 @@ func (l Limits) orDefault() Limits {
 
 // Run listens for the local servers until ctx ends, and then ends every stream:
 // what Send has taken and not written goes to Handler.Failed before Run returns.
+// Handler.Stanzas gets what the servers still send then, for a moment (goodbye).
 // It is called once.
 func (s *Streams) Run(ctx context.Context) error {
 	config := net.ListenConfig{KeepAliveConfig: keepAlive}
