@@ -468,7 +468,7 @@ func TestHurry(t *testing.T) {
 // told that the gateway is stopping. Nobody would send that again.
 func TestStopTakesWhatWasSent(t *testing.T) {
 	ca, h := openCA(t), newRecorder()
-	stop, ended, g := runStoppable(t, Config{CA: ca, Handler: h, Servers: []Server{{Addr: freeAddr()}}})
+	stop, ended, g := runStoppable(t, Config{CA: ca, Handler: h, Servers: []Server{{Addr: freeAddr()}}, Limits: Limits{goodbye: patience}})
 	d := dial(t, g, ca)
 	d.play(authenticated + "> <message id='early'/>")
 	h.received(t, "early")

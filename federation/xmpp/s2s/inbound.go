@@ -94,8 +94,8 @@ func (in *inbound) leave(conn net.Conn, cancel context.CancelFunc) {
 		_ = conn.SetReadDeadline(past) // or it is closed
 		return
 	}
-	time.AfterFunc(goodbye, cancel)
-	_ = conn.SetReadDeadline(time.Now().Add(goodbye))
+	time.AfterFunc(in.s.limits.goodbye, cancel)
+	_ = conn.SetReadDeadline(time.Now().Add(in.s.limits.goodbye))
 	in.left.Store(true)
 	_ = in.write(append(errStopping.XML(), closeTag...)) // who is gone need not be told
 }

@@ -101,6 +101,8 @@ type Limits struct {
 	Unsettled  int           // bytes taken from one inbound stream and not settled, see Handler.Stanzas
 	Idle       time.Duration // after which an outbound stream is closed
 	Backoff    time.Duration // longest pause after a failed outbound stream
+
+	goodbye time.Duration // to send what was on its way when the gateway stops
 }
 
 // DefaultLimits suit a grid of hundreds of users and any stock server.

@@ -109,6 +109,7 @@ func (l Limits) orDefault() Limits {
 		Queue: cmp.Or(l.Queue, d.Queue), Wait: cmp.Or(l.Wait, d.Wait), Write: cmp.Or(l.Write, d.Write),
 		Ack: cmp.Or(l.Ack, d.Ack), Unsettled: cmp.Or(l.Unsettled, d.Unsettled),
 		Idle: cmp.Or(l.Idle, d.Idle), Backoff: cmp.Or(l.Backoff, d.Backoff),
+		goodbye: cmp.Or(l.goodbye, goodbye),
 	}
 }
 
@@ -303,11 +304,11 @@ func (s *Streams) serverLost(ctx context.Context, domain string) {
 	watched := s.lost[domain] > 1
 	s.inMu.Unlock()
 	for !watched && ctx.Err() == nil {
+		pause(ctx, s.limits.Backoff) // it was asked a moment ago
 		s.inMu.Lock()
 		times := s.lost[domain]
 		s.inMu.Unlock()
 		if !answers(ctx, s.serverOf(domain).Addr, domain, s.limits.Write) {
-			pause(ctx, s.limits.Backoff)
 			continue
 		}
 		s.inMu.Lock()
