@@ -29,6 +29,9 @@ const (
 	maxEpochs           = 64 // nodes of one peer whose epoch is remembered
 
 	acceptPause = 100 * time.Millisecond
+	// closedPause is how long a transport that fails may take to say why, from when it
+	// has closed its listeners.
+	closedPause = 10 * time.Second
 	// After a refusal the far end has a moment to read why. Closing at once would
 	// reset the connection under the alert, because its request is on the way.
 	lingerTime  = time.Second
@@ -153,12 +156,13 @@ func (l *Links) listen(ctx context.Context, t transports.Transport) error {
 }
 
 // listenerClosed says whether a listener that closed is a fault. When all ends, the
-// transport may hear of it a moment sooner than this.
+// transport may hear of it a moment sooner than this; and when the transport fails, it
+// is its error that the operator needs, and not that there is no listener any more.
 func (l *Links) listenerClosed(ctx context.Context, err error) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-time.After(acceptPause):
+	case <-time.After(closedPause):
 		return fmt.Errorf("accept: %w", err)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/yggate/yggate/federation"
@@ -108,4 +110,18 @@ func TestChangesTakeEffectOnALiveLink(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A transport that fails closes its listeners, and says why once it has ended.
+func TestTransportThatFailsIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, fail := context.WithCancel(t.Context())
+		time.AfterFunc(closedPause/2, fail)
+		if err := new(Links).listenerClosed(ctx, net.ErrClosed); err != nil {
+			t.Errorf("got %v before the transport has said why", err)
+		}
+		if err := new(Links).listenerClosed(t.Context(), net.ErrClosed); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a listener that is gone: %v", err)
+		}
+	})
 }
