@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/yggate/yggate/federation"
+	"github.com/yggate/yggate/federation/link"
 	"github.com/yggate/yggate/gateway/config"
 )
 
@@ -60,5 +62,25 @@ func TestReloadsAtOnce(t *testing.T) {
 	}
 	if _, ok := g.conf.Load().Peers["carol"]; !ok {
 		t.Errorf("the second reload succeeded, and the peers are %v", g.conf.Load().PeerNames())
+	}
+}
+
+// When a peer was last heard is what its link says, whatever was stored while the clock
+// was ahead.
+func TestLastHeardIsTheLinks(t *testing.T) {
+	t.Parallel()
+	g := &gateway{log: slog.New(slog.DiscardHandler), metrics: newMetrics()}
+	g.conf.Store(lonelyConfig(t))
+	if err := g.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer g.store.Close()
+	now := time.Now()
+	p := &federation.Peer{ID: "bob", LastHeard: now.AddDate(1, 0, 0)}
+	if d := g.describe(p, map[federation.GridID]link.PeerStatus{"bob": {LastHeard: now}}); !d.LastHeard.Equal(now) {
+		t.Errorf("heard at %v, want %v", d.LastHeard, now)
+	}
+	if d := g.describe(p, map[federation.GridID]link.PeerStatus{"bob": {}}); !d.LastHeard.Equal(p.LastHeard) {
+		t.Errorf("heard at %v, want what is stored", d.LastHeard)
 	}
 }

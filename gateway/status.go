@@ -119,7 +119,7 @@ func (g *gateway) describe(p *federation.Peer, links map[federation.GridID]link.
 	}
 	out.Up, out.Link, out.RTT = st.State == link.Up, string(st.State), st.RTT
 	out.Transport, out.Address, out.LastError = st.Transport, st.Address, st.LastError
-	if st.LastHeard.After(out.LastHeard) {
+	if !st.LastHeard.IsZero() { // what is stored is older, whatever the clock said then
 		out.LastHeard = st.LastHeard
 	}
 	return out

@@ -54,9 +54,10 @@ func PutPeer(tx *sql.Tx, p Peer) error {
 	return err
 }
 
-// SetHeard notes when something was last heard from the peer.
+// SetHeard notes when something was last heard from the peer. The newest word counts: what
+// a clock that was ahead has left would stay for as long as it was.
 func SetHeard(tx *sql.Tx, grid string, at time.Time) error {
-	_, err := tx.Exec(`UPDATE peer SET last_heard = max(last_heard, ?) WHERE grid = ?`, at.Unix(), grid)
+	_, err := tx.Exec(`UPDATE peer SET last_heard = ? WHERE grid = ?`, at.Unix(), grid)
 	return err
 }
 
