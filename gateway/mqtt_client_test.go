@@ -128,19 +128,21 @@ func (e end) user(t *testing.T, filter string, on func(*paho.Publish)) *mqttClie
 // there when the retained message of another topic is that was asked for after.
 func (e end) retained(t *testing.T, filter string) []string {
 	t.Helper()
+	last := "zz/" + strconv.FormatUint(rand.Uint64(), 36)
 	c := e.user(t, filter, nil)
-	c.put(t, &paho.Publish{Topic: "zz/end", QoS: 1, Retain: true, Payload: []byte("end")})
-	if _, err := c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "zz/end", QoS: 2}}}); err != nil {
+	c.put(t, &paho.Publish{Topic: last, QoS: 1, Retain: true, Payload: []byte(last)})
+	if _, err := c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: last, QoS: 2}}}); err != nil {
 		t.Fatal(err)
 	}
-	c.await(t, "end")
-	check(t, c.Disconnect(&paho.Disconnect{}))
+	c.await(t, last)
 	var all []string
 	for _, p := range c.messages() {
-		if p.Topic != "zz/end" {
+		if p.Topic != last {
 			all = append(all, p.Topic+" "+string(p.Payload))
 		}
 	}
+	c.put(t, &paho.Publish{Topic: last, QoS: 1, Retain: true}) // nobody else is to see it
+	check(t, c.Disconnect(&paho.Disconnect{}))
 	slices.Sort(all)
 	return all
 }
