@@ -22,6 +22,10 @@ type Limits struct {
 	Stanza int // bytes of one top-level element; default 262144
 	Depth  int // nested elements, the stanza itself included; default 64
 	Attrs  int // attributes of one element; default 64
+	// Skip is how many bytes an element may have in all for a Reader to read over it
+	// when it is beyond the other limits, which it says by a Skipped; zero: such an
+	// element ends the stream, as all else does that is refused.
+	Skip int
 	// Total is how many bytes may be consumed under these limits in all; zero
 	// means any number. It bounds a handshake.
 	Total int

@@ -13,7 +13,8 @@ const (
 )
 
 // Reader yields the top-level elements of one direction of an XMPP stream. It
-// is not for concurrent use. After an error it gives the same error for ever.
+// is not for concurrent use. After an error it gives the same error for ever, unless
+// that is a Skipped.
 type Reader struct {
 	r    io.Reader
 	scan scanner
@@ -22,10 +23,11 @@ type Reader struct {
 
 	buf   []byte // buf[from:] is read and not yielded
 	from  int
-	used  int    // bytes consumed under the limits at hand
-	ended error  // what the reader below gave, for when the buffer is used up
-	err   error  // what was given
-	spans []span // of Batch
+	used  int      // bytes consumed under the limits at hand
+	ended error    // what the reader below gave, for when the buffer is used up
+	err   error    // what was given, or is to be given next
+	skip  *skipper // of the element at hand if that is beyond the limits
+	spans []span   // of Batch
 }
 
 // NewReader reads a stream from r, from its very beginning (call Header first)
@@ -53,8 +55,8 @@ func (r *Reader) SetSource(src io.Reader) { r.r = src }
 func (r *Reader) Buffered() int { return len(r.buf) - r.from }
 
 // Next waits for the next element and returns it. It is part of the buffer and
-// true until the next call. Errors are *Error, ErrStreamClosed, those of the
-// reader below, io.EOF between elements and io.ErrUnexpectedEOF within one.
+// true until the next call. Errors are *Error, *Skipped, ErrStreamClosed, those of
+// the reader below, io.EOF between elements and io.ErrUnexpectedEOF within one.
 func (r *Reader) Next() ([]byte, error) {
 	el, err := r.wait()
 	return el.of(r.buf), err
@@ -64,6 +66,7 @@ func (r *Reader) Next() ([]byte, error) {
 // waiting; otherwise it is Next.
 func (r *Reader) NextBuffered() (element []byte, ok bool, err error) {
 	el, err := r.next()
+	r.resume()
 	return el.of(r.buf), el.to > 0, err
 }
 
@@ -94,6 +97,7 @@ func (r *Reader) wait() (span, error) {
 	for {
 		el, err := r.next()
 		if el.to > 0 || err != nil {
+			r.resume()
 			return el, err
 		}
 		r.fill()
@@ -104,6 +108,9 @@ func (r *Reader) wait() (span, error) {
 func (r *Reader) next() (span, error) {
 	if r.err != nil {
 		return span{}, r.err
+	}
+	if r.skip != nil {
+		return span{}, r.readOver()
 	}
 	if err := r.skipSpace(); err != nil {
 		return span{}, err
@@ -118,7 +125,7 @@ func (r *Reader) next() (span, error) {
 	n, err := r.scan.scan(b)
 	switch {
 	case err != nil:
-		return span{}, r.fail(err)
+		return span{}, r.refuse(err)
 	case n == 0:
 		return span{}, r.starved()
 	}

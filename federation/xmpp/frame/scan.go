@@ -22,6 +22,7 @@ const (
 	afterEndName       // after an end tag's name
 	inCDATA            //
 	afterElement       // the top element is complete
+	inEndName          // within an end tag's name that is not compared
 )
 
 // span is a part of the element at hand, as offsets from its first byte. They
@@ -162,7 +163,7 @@ func (s *scanner) cdata(b []byte, i int) (int, error) {
 		}
 		if b[i] == '>' {
 			i++
-			if b[i-2] == ']' && b[i-3] == ']' {
+			if i >= len("]]>") && b[i-2] == ']' && b[i-3] == ']' {
 				s.state = inText
 				return i, nil
 			}
@@ -213,15 +214,22 @@ func (s *scanner) markup(b []byte, i int) (int, error) {
 	case c == '/':
 		s.state = inEndTag
 		return i + 1, nil
-	case c == '?':
+	}
+	return s.noTag(b, i, len(s.open) > 0)
+}
+
+// noTag takes what else a '<' may begin within an element, and refuses the rest.
+func (s *scanner) noTag(b []byte, i int, within bool) (int, error) {
+	switch b[i] {
+	case '?':
 		return i, refuse(RestrictedXML, "processing instruction")
-	case c == '!':
-		return s.declaration(b, i)
+	case '!':
+		return s.declaration(b, i, within)
 	}
 	return i, refuse(NotWellFormed, "'<' that begins no tag")
 }
 
-func (s *scanner) declaration(b []byte, i int) (int, error) {
+func (s *scanner) declaration(b []byte, i int, within bool) (int, error) {
 	const open = "![CDATA["
 	if len(b)-i < 2 {
 		return i, errShort
@@ -231,7 +239,7 @@ func (s *scanner) declaration(b []byte, i int) (int, error) {
 		return i, refuse(RestrictedXML, "comment")
 	case b[i+1] != '[':
 		return i, refuse(RestrictedXML, "document type declaration")
-	case len(s.open) == 0:
+	case !within:
 		return i, refuse(BadFormat, "text between stanzas")
 	case len(b)-i < len(open):
 		return i, errShort
