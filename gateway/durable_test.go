@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/yggate/yggate/federation/localca"
+	"github.com/yggate/yggate/federation/xmpp/frame"
 	"github.com/yggate/yggate/federation/xmpp/s2s"
 	"github.com/yggate/yggate/federation/xmpp/setup"
 	"github.com/yggate/yggate/gateway/internal/peertest"
@@ -435,6 +436,11 @@ func (s *slowServer) Stanzas(ctx context.Context, _, _ string, batch [][]byte, s
 	}
 	settled()
 	return nil
+}
+
+// Skipped implements s2s.Handler: nothing that large is sent.
+func (s *slowServer) Skipped(_ context.Context, _, _ string, stanza *frame.Skipped, _ func()) error {
+	return stanza
 }
 
 // Failed implements s2s.Handler.

@@ -469,8 +469,14 @@ func TestMetrics(t *testing.T) {
 	if err := a.Stanzas(ctx, "a.grid", "b.grid", [][]byte{[]byte("<iq type='get' from='a.grid' to='b.grid'/>")}, func() {}); err != nil {
 		t.Fatal(err)
 	}
+	skipped := &frame.Skipped{Tag: []byte("<presence from='alice@a.grid/x' to='bob@b.grid'>"), Limit: &frame.Error{Condition: frame.PolicyViolation}}
+	if err := a.Skipped(ctx, "a.grid", "b.grid", skipped, func() {}); err != nil {
+		t.Fatal(err)
+	}
 	got := gather(t, reg)
 	for name, want := range map[string]float64{
+		"yggate_xmpp_bounced_total policy-violation out bob":      1,
+		"yggate_xmpp_stanzas_total out presence bob":              1,
 		"yggate_xmpp_bounced_total remote-server-timeout out bob": 1,
 		"yggate_xmpp_refused_total bob relay":                     2,
 		"yggate_xmpp_refused_total bob sender_domain":             1,

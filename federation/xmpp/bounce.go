@@ -56,6 +56,13 @@ func (a *Adapter) bounce(p *peer, top *frame.Top, stanza []byte, owner *federati
 	if !worthAnswer(top, stanza) {
 		return nil
 	}
+	return a.answer(p, top, stanza, owner, why, put)
+}
+
+// answer does the same whatever the stanza is worth: where it is itself to blame, only
+// its sender can mend it, and would else not learn why nobody sees it. Of the stanza
+// the first tag is enough.
+func (a *Adapter) answer(p *peer, top *frame.Top, stanza []byte, owner *federation.Peer, why error, put func(reply) error) error {
 	from, err := normalDomain(top.From)
 	if err != nil {
 		return nil // no domain of ours: it passed sameDomain on its way out

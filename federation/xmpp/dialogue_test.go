@@ -2,6 +2,7 @@ package xmpp
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 //
 //	S: STANZA          the local server sends it
 //	S from to: STANZA  the same on the stream of another pair of domains
+//	O: STANZA          the local server sends it, and it is nested too deep
 //	P: STANZA          the peer bob sends it; "P carol:" another peer
 //	R: STANZA          the lane gives back what went to bob
 //	R code text: ...   the same as a refusal
@@ -295,6 +297,18 @@ func (w *world) do(t *testing.T, at string, l line) {
 			d.from, d.to, _ = strings.Cut(l.arg, " ")
 		}
 		err = w.adapter.Stanzas(ctx, d.from, d.to, [][]byte{stanza}, func() {})
+	case "O":
+		var skipped *frame.Skipped
+		lim := frame.DefaultLimits()
+		lim.Depth, lim.Skip = 2, 1<<20
+		if _, err := frame.NewReader(bytes.NewReader(stanza), lim).Next(); !errors.As(err, &skipped) {
+			t.Fatalf("%s: not nested too deep: %v", at, err)
+		}
+		d := w.domains(skipped.Tag)
+		if l.arg != "" {
+			d.from, d.to, _ = strings.Cut(l.arg, " ")
+		}
+		err = w.adapter.Skipped(ctx, d.from, d.to, skipped, func() {})
 	case "P":
 		name := l.arg
 		if name == "" {

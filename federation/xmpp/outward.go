@@ -38,11 +38,7 @@ func (a *Adapter) Open(from, to string) error {
 // (RFC 6120 §4.9.3.7 and §4.9.3.9), or says that ctx is done. Then settled is not
 // called: the batch was not dealt with to its end.
 func (a *Adapter) Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error {
-	owner, unroutable := a.cfg.Directory.Now().Route(federation.XMPP, to)
-	out := outgoing{
-		a: a, p: a.peerOf(owner), owner: owner, unroutable: unroutable,
-		from: from, to: to, account: newAccount(settled),
-	}
+	out := a.outgoing(from, to, settled)
 	var fault error
 	for i, stanza := range batch {
 		if fault = out.add(ctx, stanza, len(batch)-i); fault != nil {
@@ -56,6 +52,34 @@ func (a *Adapter) Stanzas(ctx context.Context, from, to string, batch [][]byte, 
 		out.account.release()
 	}
 	return fault
+}
+
+// Skipped implements s2s.Handler: the sender of a stanza of which nothing is left but
+// its first tag gets it back. Errors are those of Stanzas.
+func (a *Adapter) Skipped(ctx context.Context, from, to string, stanza *frame.Skipped, settled func()) error {
+	out := a.outgoing(from, to, settled)
+	top, err := out.check(stanza.Tag)
+	if err != nil {
+		return err
+	}
+	if err := a.answer(out.p, &top, stanza.Tag, out.owner, out.beyond(stanza), out.putter(ctx)); err != nil {
+		return fmt.Errorf("stanza from %s to %s: %w", from, to, err)
+	}
+	out.account.release()
+	return nil
+}
+
+// beyond says which limit a stanza is beyond: its size where that alone would do, for
+// this is what a peer takes.
+func (o *outgoing) beyond(s *frame.Skipped) error {
+	if s.Size > o.a.cfg.Limits.Stanza {
+		return o.tooLarge(s.Size)
+	}
+	return fmt.Errorf("%w: %s", errTooLarge, s.Limit.Text)
+}
+
+func (o *outgoing) tooLarge(size int) error {
+	return fmt.Errorf("%w: %d bytes, at most %d go to %s", errTooLarge, size, o.a.cfg.Limits.Stanza, o.to)
 }
 
 // roomMessageTTL is how long a message of a group chat waits at most. Who was away
@@ -79,6 +103,14 @@ type outgoing struct {
 	presence        []int // which of eph are presence
 }
 
+func (a *Adapter) outgoing(from, to string, settled func()) *outgoing {
+	owner, unroutable := a.cfg.Directory.Now().Route(federation.XMPP, to)
+	return &outgoing{
+		a: a, p: a.peerOf(owner), owner: owner, unroutable: unroutable,
+		from: from, to: to, account: newAccount(settled),
+	}
+}
+
 // time is when the batch came.
 func (o *outgoing) time() time.Time {
 	if o.now.IsZero() {
@@ -87,27 +119,35 @@ func (o *outgoing) time() time.Time {
 	return o.now
 }
 
-// add checks a stanza against the stream it came on and sorts it by lane. left is
-// how many of the batch there are with it. An error is for the stream.
-func (o *outgoing) add(ctx context.Context, stanza []byte, left int) error {
+// check reads the first tag of a stanza, checks it against the stream it came on and
+// counts it. An error is for the stream.
+func (o *outgoing) check(stanza []byte) (frame.Top, error) {
 	top, err := frame.ParseTop(stanza)
+	switch {
+	case err != nil:
+		return top, err
+	case top.Kind == frame.Other:
+		return top, refuseStream("unsupported-stanza-type", "neither message, presence nor iq")
+	case len(top.From) == 0 || len(top.To) == 0:
+		return top, refuseStream("improper-addressing", "a stanza without 'from' or 'to'")
+	case !sameDomain(top.From, o.from):
+		return top, refuseStream("invalid-from", "a stanza from another domain than the stream's, "+o.from)
+	case !sameDomain(top.To, o.to):
+		return top, refuseStream("improper-addressing", "a stanza to another domain than the stream's, "+o.to)
+	}
+	o.p.counters(o.owner).out[top.Kind].Inc()
+	return top, nil
+}
+
+// add checks a stanza and sorts it by lane. left is how many of the batch there are
+// with it. An error is for the stream.
+func (o *outgoing) add(ctx context.Context, stanza []byte, left int) error {
+	top, err := o.check(stanza)
 	if err != nil {
 		return err
 	}
-	switch {
-	case top.Kind == frame.Other:
-		return refuseStream("unsupported-stanza-type", "neither message, presence nor iq")
-	case len(top.From) == 0 || len(top.To) == 0:
-		return refuseStream("improper-addressing", "a stanza without 'from' or 'to'")
-	case !sameDomain(top.From, o.from):
-		return refuseStream("invalid-from", "a stanza from another domain than the stream's, "+o.from)
-	case !sameDomain(top.To, o.to):
-		return refuseStream("improper-addressing", "a stanza to another domain than the stream's, "+o.to)
-	}
-	o.p.counters(o.owner).out[top.Kind].Inc()
-	if limit := o.a.cfg.Limits.Stanza; len(stanza) > limit {
-		err := fmt.Errorf("%w: %d bytes, at most %d go to %s", errTooLarge, len(stanza), limit, o.to)
-		return o.a.bounce(o.p, &top, stanza, o.owner, err, o.putter(ctx))
+	if len(stanza) > o.a.cfg.Limits.Stanza {
+		return o.a.answer(o.p, &top, stanza, o.owner, o.tooLarge(len(stanza)), o.putter(ctx))
 	}
 	switch laneOf(&top, stanza) {
 	case lane.Chat:

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/yggate/yggate/federation/xmpp/frame"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +32,8 @@ func (c *counter) Stanzas(_ context.Context, _, _ string, batch [][]byte, settle
 	}
 	return nil
 }
+
+func (c *counter) Skipped(_ context.Context, _, _ string, s *frame.Skipped, _ func()) error { return s }
 
 func (c *counter) Failed(_, _ string, stanzas [][]byte, err error) { panic(err) }
 

@@ -170,6 +170,9 @@ const (
 	refused = "</stream:error></stream:stream>\nend"
 )
 
+// nested is deeper than may be.
+var nested = strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100)
+
 // TestInboundDialogues is what a local server can say to us, and our answers.
 // After each the gateway must still take a stanza from a well-behaved server.
 func TestInboundDialogues(t *testing.T) {
@@ -229,10 +232,14 @@ func TestInboundDialogues(t *testing.T) {
 			< type='invalid'/>
 			> <db:result from='c.grid' to='b.grid'>any</db:result>
 			< type='error'><error type='cancel'><policy-violation `,
-		"no stanza":               authenticated + "> <body/>\n< <unsupported-stanza-type \n< " + refused,
-		"comment":                 authenticated + "> <message><!-- --></message>\n< <restricted-xml \n< " + refused,
-		"not well-formed":         authenticated + "> <message></massage>\n< <not-well-formed \n< " + refused,
-		"stanza before the error": authenticated + "> <message id='%s'/></message>\n< <not-well-formed \n< " + refused,
+		"beyond limits that is no stanza": authenticated + "> <db:result from='a.grid' to='b.grid'>" + nested + "</db:result>\n< <policy-violation \n< nested deeper than 64\n< " + refused,
+		"not well-formed beyond a limit":  authenticated + "> <message>" + nested + "</massage>\n< <not-well-formed \n< " + refused,
+		"comment beyond a limit":          authenticated + "> <message>" + nested + "<!-- --></message>\n< <restricted-xml \n< " + refused,
+		"deep before authentication":      secured + "> <message>" + nested + "</message>\n< <policy-violation \n< nested deeper than 16\n< " + refused,
+		"no stanza":                       authenticated + "> <body/>\n< <unsupported-stanza-type \n< " + refused,
+		"comment":                         authenticated + "> <message><!-- --></message>\n< <restricted-xml \n< " + refused,
+		"not well-formed":                 authenticated + "> <message></massage>\n< <not-well-formed \n< " + refused,
+		"stanza before the error":         authenticated + "> <message id='%s'/></message>\n< <not-well-formed \n< " + refused,
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := "id-" + strings.ReplaceAll(name, " ", "-")
@@ -259,7 +266,8 @@ func TestInboundBigStanza(t *testing.T) {
 	d := dial(t, g, ca)
 	d.play(authenticated + "> <message id='fits'><body>" + strings.Repeat("x", 60<<10) + "</body></message>")
 	h.received(t, "fits")
-	d.play("> <message><body>" + strings.Repeat("x", 64<<10) + "\n< <policy-violation \n< " + refused)
+	d.play("> <message id='does not'><body>" + strings.Repeat("x", 64<<10) + "</body></message>")
+	h.received(t, "<message id='does not'>an element is larger than 65536 bytes")
 }
 
 // TestInboundIDN has the peer's domain in U-labels on the wire and in A-labels

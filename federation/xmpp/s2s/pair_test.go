@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/yggate/yggate/federation/localca"
+	"github.com/yggate/yggate/federation/xmpp/frame"
 )
 
 // patience is how long a test waits for what must happen. It decides nothing
@@ -57,6 +58,11 @@ func (r *recorder) Stanzas(ctx context.Context, from, to string, batch [][]byte,
 	}
 	r.note(&r.got, from, to, batch, nil)
 	return nil
+}
+
+// Skipped notes the tag with the text of the limit behind it.
+func (r *recorder) Skipped(ctx context.Context, from, to string, stanza *frame.Skipped, settled func()) error {
+	return r.Stanzas(ctx, from, to, [][]byte{append(stanza.Tag, stanza.Limit.Text...)}, settled)
 }
 
 func (r *recorder) LocalLost(domain string) {

@@ -11,10 +11,14 @@ import (
 	"github.com/yggate/yggate/federation/xmpp/frame"
 )
 
+// maxSkipped is how large a stanza may be that goes back to its sender for its size; it
+// is not held in memory. Beyond it the server itself has no bound, and the stream ends.
+const maxSkipped = 16 << 20
+
 // relay hands the stanzas of an authenticated stream to the handler until the
 // stream ends, and says why it did.
 func (in *inbound) relay(ctx context.Context) error {
-	in.rd.SetLimits(frame.Limits{Stanza: in.s.limits.Stanza})
+	in.rd.SetLimits(frame.Limits{Stanza: in.s.limits.Stanza, Skip: maxSkipped})
 	in.rd.SetSource(&gathering{Reader: in.conn, below: in.arrivals})
 	var batch [][]byte
 	var pace pace
@@ -25,6 +29,10 @@ func (in *inbound) relay(ctx context.Context) error {
 		clear(batch)
 		var err error
 		batch, err = in.rd.Batch(batch[:0])
+		var skipped *frame.Skipped
+		if errors.As(err, &skipped) {
+			err = in.passSkipped(ctx, skipped)
+		}
 		if err != nil {
 			return err
 		}
@@ -51,21 +59,35 @@ func (in *inbound) relay(ctx context.Context) error {
 func (in *inbound) pass(ctx context.Context, stanzas [][]byte) error {
 	bytes := size(stanzas)
 	in.s.metrics.carried(dirIn, len(stanzas), bytes)
-	if in.handled == nil {
-		return in.hand(ctx, stanzas, func() {})
-	}
-	b, err := in.handled.take(ctx, len(stanzas), bytes)
-	if err != nil {
-		return err
-	}
-	if err = in.hand(ctx, stanzas, b.settle); err != nil {
-		b.refuse()
-	}
-	return err
+	return in.hand(ctx, len(stanzas), bytes, func(settled func()) error {
+		return in.s.handler.Stanzas(ctx, in.from, in.to, stanzas, settled)
+	})
 }
 
-func (in *inbound) hand(ctx context.Context, stanzas [][]byte, settled func()) error {
-	if err := in.s.handler.Stanzas(ctx, in.from, in.to, stanzas, settled); err != nil {
+// passSkipped does the same for a stanza of which only the first tag was kept. What is
+// no stanza ends the stream for the limit that it is beyond.
+func (in *inbound) passSkipped(ctx context.Context, s *frame.Skipped) error {
+	if !isStanza(s.Tag) {
+		return s
+	}
+	in.s.metrics.carried(dirIn, 1, s.Size)
+	return in.hand(ctx, 1, len(s.Tag), func(settled func()) error {
+		return in.s.handler.Skipped(ctx, in.from, in.to, s, settled)
+	})
+}
+
+// hand has the handler take n stanzas.
+func (in *inbound) hand(ctx context.Context, n, bytes int, take func(settled func()) error) error {
+	settled, refused := func() {}, func() {}
+	if in.handled != nil {
+		b, err := in.handled.take(ctx, n, bytes)
+		if err != nil {
+			return err
+		}
+		settled, refused = b.settle, b.refuse
+	}
+	if err := take(settled); err != nil {
+		refused()
 		return fmt.Errorf("take stanzas: %w", err)
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/yggate/yggate/federation/localca"
+	"github.com/yggate/yggate/federation/xmpp/frame"
 )
 
 // Handler is the adapter behind the streams. Domains are normalised.
@@ -40,6 +41,10 @@ type Handler interface {
 	// without a word: each is on disk, or was answered, or was of a kind that
 	// nobody keeps. A server with stream management is told then (XEP-0198 §4).
 	Stanzas(ctx context.Context, from, to string, batch [][]byte, settled func()) error
+	// Skipped is told, in order with Stanzas and by the same rules, of a stanza that is
+	// beyond the limits of a stream and was read over. The tag is the handler's to keep,
+	// and the addresses in it for the handler to check.
+	Skipped(ctx context.Context, from, to string, stanza *frame.Skipped, settled func()) error
 	// Failed is given every stanza that Send took and that could not be written
 	// to the local server, once. It must not block.
 	Failed(from, to string, stanzas [][]byte, err error)
@@ -93,7 +98,7 @@ type Limits struct {
 	Handshake  time.Duration // to finish a handshake, either direction
 	Handshakes int           // unfinished inbound handshakes; one more ends the oldest
 	Streams    int           // authenticated inbound streams
-	Stanza     int           // bytes of one stanza, inbound; stock servers take 512 KiB
+	Stanza     int           // bytes of one stanza, inbound, beyond which it is Skipped; stock servers take 512 KiB
 	Queue      int           // bytes queued for one outbound stream
 	Wait       time.Duration // how long Send waits for room in that queue
 	Write      time.Duration // for one write to the local server

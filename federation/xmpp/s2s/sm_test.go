@@ -2,6 +2,7 @@ package s2s
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,6 +55,48 @@ func TestManagedInbound(t *testing.T) {
 	}
 	d.play(acked(2))
 	d.play(request + acked(2) + "> </stream:stream>\n" + acked(2) + "< </stream:stream>\nend")
+}
+
+// TestSkippedInbound has a server send stanzas beyond each limit: the handler gets the
+// first tag of each, in its place between the others, and they count like those.
+func TestSkippedInbound(t *testing.T) {
+	d, h, held := managedServer(t, Limits{Stanza: 20_000})
+	end := "</body></message>"
+	large := "<message id='2'><body>" // the largest that is read over
+	large += strings.Repeat("x", maxSkipped-len(large)-len(end)) + end
+	attrs := "<iq id='3' "
+	for i := range 70 {
+		attrs += fmt.Sprintf("a%d='' ", i)
+	}
+	d.play(enabled)
+	d.send("<message id='1'/><message id='deep'>" + nested + "</message>" + large + attrs + "/><presence id='4'/>")
+	h.received(t, "<presence id='4'/>")
+	want := []string{
+		"<message id='1'/>", "<message id='deep'>elements nested deeper than 64",
+		"<message id='2'>an element is larger than 20000 bytes", attrs + "/>more than 64 attributes", "<presence id='4'/>",
+	}
+	h.mu.Lock()
+	for i, s := range h.got {
+		if i >= len(want) || s != "a.grid>b.grid "+want[i] {
+			t.Errorf("stanza %d: %.200q", i, s)
+		}
+	}
+	h.mu.Unlock()
+	d.settle(held, 5)
+	d.play(request + acked(5))
+}
+
+// TestSkippedInboundIsBounded has a server send what is larger than that.
+func TestSkippedInboundIsBounded(t *testing.T) {
+	d, h, _ := managedServer(t, Limits{Stanza: 20_000})
+	d.play(authenticated)
+	go func() {
+		_, _ = d.conn.Write([]byte("<message id='1'/><message id='2'>" + strings.Repeat("x", maxSkipped+1))) // until it is refused
+	}()
+	d.play("< <policy-violation \n< larger than 20000 bytes\n< </stream:error></stream:stream>")
+	if len(h.got) != 1 {
+		t.Errorf("got %.200q", h.got)
+	}
 }
 
 // TestManagedInboundCloses has a server that closes its stream while its stanza is

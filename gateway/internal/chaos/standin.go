@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/yggate/yggate/federation/localca"
+	"github.com/yggate/yggate/federation/xmpp/frame"
 	"github.com/yggate/yggate/federation/xmpp/s2s"
 )
 
@@ -153,6 +154,11 @@ func (in *standIn) Stanzas(_ context.Context, _, _ string, batch [][]byte, settl
 	}
 	settled()
 	return nil
+}
+
+// Skipped implements s2s.Handler: nothing that large is sent.
+func (in *standIn) Skipped(_ context.Context, _, _ string, stanza *frame.Skipped, _ func()) error {
+	return stanza
 }
 
 // Failed implements s2s.Handler: nothing is sent that would come here.
