@@ -93,7 +93,7 @@ func causeOutward(domain string, p *federation.Peer, err error) cause {
 		return causeOfState(domain, p)
 	case errors.Is(err, federation.ErrNotAllowed):
 		return newCause("forbidden", "this grid's policy does not allow XMPP with "+domain)
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, errTooLarge), errors.Is(err, errBeyond):
 		return newCause("policy-violation", err.Error())
 	}
 	return newCause("remote-server-timeout", "the gateway gave up on a message to "+domain)
@@ -131,3 +131,6 @@ var errNotStored = errors.New("the message could not be stored")
 
 // errTooLarge is wrapped by what is said of a stanza beyond Config.Limits.
 var errTooLarge = errors.New("the stanza is too large")
+
+// errBeyond is wrapped by what is said of a stanza beyond other limits than its size.
+var errBeyond = errors.New("the stanza is beyond the limits of this gateway")

@@ -75,7 +75,7 @@ func (o *outgoing) beyond(s *frame.Skipped) error {
 	if s.Size > o.a.cfg.Limits.Stanza {
 		return o.tooLarge(s.Size)
 	}
-	return fmt.Errorf("%w: %s", errTooLarge, s.Limit.Text)
+	return fmt.Errorf("%w: %s", errBeyond, s.Limit.Text)
 }
 
 func (o *outgoing) tooLarge(size int) error {

@@ -63,7 +63,8 @@ const (
 	InvalidNamespace Condition = "invalid-namespace"
 	// NotWellFormed is for what is not XML with namespaces.
 	NotWellFormed Condition = "not-well-formed"
-	// PolicyViolation is for what goes beyond Limits.
+	// PolicyViolation is for what goes beyond Limits, or could not go on to another
+	// stream.
 	PolicyViolation Condition = "policy-violation"
 	// RestrictedXML is for comments, processing instructions, DTDs and entity
 	// references (RFC 6120 §11.1).

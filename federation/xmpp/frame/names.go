@@ -81,7 +81,7 @@ func (s *scanner) namespaces(b []byte) error {
 	el := s.open[len(s.open)-1]
 	if prefix, _ := cutName(el.of(b)); prefix != nil {
 		if _, ok := s.lookup(b, prefix); !ok {
-			return refuse(NotWellFormed, "element name with a prefix that is not bound")
+			return s.unbound(prefix, "element")
 		}
 	}
 	s.spaces = s.spaces[:0]
@@ -91,7 +91,7 @@ func (s *scanner) namespaces(b []byte) error {
 		if prefix != nil && string(prefix) != "xmlns" && string(prefix) != "xml" {
 			var ok bool
 			if space, ok = s.lookup(b, prefix); !ok {
-				return refuse(NotWellFormed, "attribute name with a prefix that is not bound")
+				return s.unbound(prefix, "attribute")
 			}
 		}
 		s.spaces = append(s.spaces, space)
@@ -108,6 +108,16 @@ func (s *scanner) namespaces(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// unbound refuses a prefix that the element at hand does not bind. That of a stream's
+// header is well-formed, so that a user of the server can send it; an element that uses
+// it does not stay whole when it moves to another stream.
+func (s *scanner) unbound(prefix []byte, what string) error {
+	if s.isAmbient(prefix) != nil {
+		return refuse(PolicyViolation, "%s name with a prefix that only the stream's header binds", what)
+	}
+	return refuse(NotWellFormed, "%s name with a prefix that is not bound", what)
 }
 
 // declare takes note of an attribute that binds a namespace.

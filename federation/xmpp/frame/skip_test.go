@@ -50,18 +50,20 @@ func describe(s *frame.Skipped) string {
 func TestSkipped(t *testing.T) {
 	const size = "an element is larger than 300 bytes"
 	for name, tt := range map[string]struct{ in, tag, limit string }{
-		"large":                    {addressed + "<body>" + strings.Repeat("x", 900) + "</body></message>", addressed, size},
-		"large, all in one tag":    {"<iq id='" + strings.Repeat("x", 900) + "' type='get'/>", "<iq id='" + strings.Repeat("x", 900) + "' type='get'/>", size},
-		"large, beyond ASCII":      {addressed + "<größe>" + strings.Repeat("Grüße &amp; 😀", 50) + "</größe></message>", addressed, size},
-		"deep":                     {deep, addressed, "elements nested deeper than 5"},
-		"deep, empty ones":         {addressed + "<a><b><c><d><e/><e a='/>'/><e /></d></c></b></a></message>", addressed, "elements nested deeper than 5"},
-		"attributes":               {addressed + "<x" + attributes(6) + "/></message>", addressed, "more than 5 attributes"},
-		"attributes of its own":    {"<presence from='a@a.grid' to='b@b.grid'" + attributes(9) + "/>", "<presence from='a@a.grid' to='b@b.grid'" + attributes(9) + "/>", "more than 5 attributes"},
-		"ends in values":           {deep[:len(deep)-10] + "<x a='/message>\"' b=\"'/>\" c='/>'></x><y a = '>'\n/></message>", addressed, "elements nested deeper than 5"},
-		"ends in CDATA":            {deep[:len(deep)-10] + "<![CDATA[</message><iq/>]]]]>]]<![CDATA[]]><![CDATA[<!--]]></message>", addressed, "elements nested deeper than 5"},
-		"its name within":          {deep[:len(deep)-10] + "<message><message/></message ></message\n>", addressed, "elements nested deeper than 5"},
-		"brackets":                 {deep[:len(deep)-10] + "]]]&gt;]]<a/>]>]</message>", addressed, "elements nested deeper than 5"},
-		"as large as is read over": {addressed + strings.Repeat("x", 1500-len(addressed)-10) + "</message>", addressed, size},
+		"large":                                {addressed + "<body>" + strings.Repeat("x", 900) + "</body></message>", addressed, size},
+		"large, all in one tag":                {"<iq id='" + strings.Repeat("x", 900) + "' type='get'/>", "<iq id='" + strings.Repeat("x", 900) + "' type='get'/>", size},
+		"large, beyond ASCII":                  {addressed + "<größe>" + strings.Repeat("Grüße &amp; 😀", 50) + "</größe></message>", addressed, size},
+		"deep":                                 {deep, addressed, "elements nested deeper than 5"},
+		"deep, empty ones":                     {addressed + "<a><b><c><d><e/><e a='/>'/><e /></d></c></b></a></message>", addressed, "elements nested deeper than 5"},
+		"attributes":                           {addressed + "<x" + attributes(6) + "/></message>", addressed, "more than 5 attributes"},
+		"attributes of its own":                {"<presence from='a@a.grid' to='b@b.grid'" + attributes(9) + "/>", "<presence from='a@a.grid' to='b@b.grid'" + attributes(9) + "/>", "more than 5 attributes"},
+		"ends in values":                       {deep[:len(deep)-10] + "<x a='/message>\"' b=\"'/>\" c='/>'></x><y a = '>'\n/></message>", addressed, "elements nested deeper than 5"},
+		"ends in CDATA":                        {deep[:len(deep)-10] + "<![CDATA[</message><iq/>]]]]>]]<![CDATA[]]><![CDATA[<!--]]></message>", addressed, "elements nested deeper than 5"},
+		"the stream's prefix":                  {addressed + "<stream:features><db:x/></stream:features></message>", addressed, "element name with a prefix that only the stream's header binds"},
+		"the stream's prefix of its attribute": {addressed[:len(addressed)-1] + " db:x='y'/>", addressed[:len(addressed)-1] + " db:x='y'/>", "attribute name with a prefix that only the stream's header binds"},
+		"its name within":                      {deep[:len(deep)-10] + "<message><message/></message ></message\n>", addressed, "elements nested deeper than 5"},
+		"brackets":                             {deep[:len(deep)-10] + "]]]&gt;]]<a/>]>]</message>", addressed, "elements nested deeper than 5"},
+		"as large as is read over":             {addressed + strings.Repeat("x", 1500-len(addressed)-10) + "</message>", addressed, size},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := []string{good, fmt.Sprintf("(%s %d %s)", tt.tag, len(tt.in), tt.limit), good}
