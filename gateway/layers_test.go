@@ -76,7 +76,7 @@ var layers = merge(
 		"gateway/internal/peertest":           {may: []string{"federation/guide", "federation/xmpp/setup", "gateway/admin"}},
 		"gateway/internal/peertest/yggrouter": {},
 		"gateway/internal/bench":              {may: []string{"federation", "federation/link", "federation/xmpp/setup", "gateway/internal/peertest", "transports", "transports/ygg"}},
-		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
+		"gateway/internal/chaos":              {may: []string{"federation/localca", "federation/xmpp/frame", "federation/xmpp/s2s", "federation/xmpp/setup", "gateway/admin", "gateway/internal/peertest"}},
 		"gateway/internal/sessiontest":        {tests: []string{"federation/mqtt/session", "federation/mqtt/session/disk", "gateway/internal/peertest", "store"}},
 		"gateway/internal/demo":               {may: []string{"federation/xmpp/setup", "gateway/internal/peertest"}},
 		"cmd/yggate":                          {may: list(protocols, "gateway", "gateway/admin", "gateway/config")},

@@ -20,6 +20,7 @@ import (
 // limits of the gateway. The user is told, and the stream that the server shares among
 // all its users goes on: nothing of a neighbour is lost.
 func TestUserBeyondLimits(t *testing.T) {
+	t.Parallel()
 	peertest.Require(t, "ejabberd", "erlang", "prosody")
 	ctx, dir := t.Context(), t.TempDir()
 	mesh := "tcp://" + netip.AddrPortFrom(peertest.Loopback(), 9001).String()
