@@ -61,8 +61,8 @@ type CA struct {
 
 // Open loads the CA in dir and makes it on first use. A ca.pem that is lost, or that
 // a wrong clock has made for another time, is made again from the key: subject and key
-// are the same, so that servers which trust the old file trust the new one. A lost key is an error, because making a new
-// one silently would cut every server off.
+// are the same, so that servers which trust the old file trust the new one. A lost
+// key is an error, because making a new one silently would cut every server off.
 func Open(dir string) (*CA, error) { return openAt(dir, time.Now) }
 
 func openAt(dir string, now func() time.Time) (*CA, error) {

@@ -23,8 +23,8 @@ import (
 // take of that is kept, and told when it is back or after askPause.
 //
 // 2. What the peer misses is owed to it. Presence of local users that changes
-// while the peer cannot be reached, or may not have it, is kept, the newest of each pair, and sent
-// when it is back: the peer's gateway may have restarted or not have noticed the
+// while the peer cannot be reached, or may not have it, is kept, the newest of each
+// pair, and sent when it is back: the peer's gateway may have restarted or not have noticed the
 // cut, and nobody else can tell it. Where rule 1 told a local user that it is no
 // longer in a remote room, or an attempt to enter failed, "unavailable" for that
 // room is owed, so that it keeps no ghost; entering anew settles the debt.

@@ -139,8 +139,8 @@ func (s *Session) syncSubscriptions(c *conn) {
 // ask brings the broker's subscriptions in line with what is wanted. With MQTT 5
 // each connection subscribes anew, which a broker that was restored from an older
 // state may need; with 3.1.1 that would have it send all retained messages again, and is
-// done for what has no answer. What is not wanted any more goes last: a filter that takes the place of another is there first,
-// and nothing is missed in between.
+// done for what has no answer. What is not wanted any more goes last: a filter that takes
+// the place of another is there first, and nothing is missed in between.
 func (s *Session) ask(c *conn) {
 	if s.subs.wanted == nil {
 		return // what an earlier life subscribed to stays until it is known what is wanted

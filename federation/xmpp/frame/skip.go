@@ -257,24 +257,10 @@ func (k *skipper) attribute(b []byte, i int) (int, error) {
 }
 
 func (k *skipper) value(b []byte, i int) (int, error) {
-	for {
-		if i = skipValue(b, i, k.quote); i == len(b) {
-			return i, nil
-		}
-		switch c := b[i]; c {
-		case k.quote:
-			k.state, k.spaced = wantAttr, false
-			return i + 1, nil
-		case '\'', '"', ' ', '\t', '\n', '\r':
-			i++
-		case '<':
-			return i, refuse(NotWellFormed, "'<' in an attribute value")
-		default:
-			n, err := k.character(b[i:])
-			if err != nil {
-				return i, err
-			}
-			i += n
-		}
+	i, err := k.quoted(b, i)
+	if err != nil || i == len(b) {
+		return i, err
 	}
+	k.state, k.spaced = wantAttr, false
+	return i + 1, nil
 }

@@ -168,6 +168,21 @@ func (s *scanner) openQuote(b []byte, i int) (int, error) {
 }
 
 func (s *scanner) attrValue(b []byte, i int) (int, error) {
+	i, err := s.quoted(b, i)
+	if err != nil || i == len(b) {
+		return i, err
+	}
+	a := &s.attrs[len(s.attrs)-1]
+	a.value.to = int32(i)
+	if a.name.key == xmlnsKey && (s.ref || mayBeReserved(a.value.len())) {
+		s.ns = true
+	}
+	s.state, s.spaced = wantAttr, false
+	return i + 1, nil
+}
+
+// quoted consumes an attribute's value up to the quotation mark that ends it.
+func (s *scanner) quoted(b []byte, i int) (int, error) {
 	for {
 		i = skipValue(b, i, s.quote)
 		if i == len(b) {
@@ -175,13 +190,7 @@ func (s *scanner) attrValue(b []byte, i int) (int, error) {
 		}
 		switch c := b[i]; c {
 		case s.quote:
-			a := &s.attrs[len(s.attrs)-1]
-			a.value.to = int32(i)
-			if a.name.key == xmlnsKey && (s.ref || mayBeReserved(a.value.len())) {
-				s.ns = true
-			}
-			s.state, s.spaced = wantAttr, false
-			return i + 1, nil
+			return i, nil
 		case '\'', '"', ' ', '\t', '\n', '\r':
 			i++
 		case '<':
